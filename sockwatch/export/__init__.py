@@ -1,0 +1,1 @@
+"""A Snapshot rendered for others: Prometheus families, JSON, text for people."""

@@ -1,0 +1,1 @@
+"""The edge: everything that reads the kernel, and nothing else in sockwatch does."""
