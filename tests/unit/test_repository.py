@@ -1,10 +1,12 @@
 """The repository keeps its promises: locked versions, documented targets, tools that explain."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,6 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCKS = {"runtime": ROOT / "requirements/runtime.txt", "dev": ROOT / "requirements/dev.txt"}
 DEBIAN_PACKAGES = ROOT / "tools/debian-packages.txt"
-MARKERS = [line.partition(":")[0] for line in PYPROJECT["tool"]["pytest"]["markers"]]
 
 
 def run(
@@ -176,83 +177,59 @@ def test_a_failed_environment_leaves_nothing_behind(tmp_path: Path) -> None:
 # Make
 
 
+def make(*arguments: str, cwd: Path = ROOT) -> str:
+    """Run make as if by hand, untouched by a make that runs these tests."""
+    return run("make", *arguments, cwd=cwd, env={"PATH": "/usr/bin:/bin"}).stdout
+
+
 def test_help_is_what_make_does_by_default_and_lists_every_target() -> None:
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE)
     assert phony
-    told = re.findall(r"^  ([a-z-]+) +\S", run("make").stdout, re.MULTILINE)
+    told = re.findall(r"^  ([a-z-]+) +\S", make(), re.MULTILINE)
     assert sorted(told) == sorted(set(phony[1].split()) - {"packages"})
 
 
 def test_make_test_checks_style_and_types_before_the_tests() -> None:
-    plan = run("make", "--dry-run", "test").stdout
-    steps = ["ruff check", "ruff format --check", "bin/mypy", "bin/pytest"]
-    places = [plan.find(step) for step in steps]
+    plan = make("--dry-run", "test")
+    places = [
+        plan.find(step) for step in ("ruff check", "ruff format --check", "bin/mypy", "bin/pytest")
+    ]
     assert -1 not in places
     assert places == sorted(places)
 
 
-# Skipped groups
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A checkout whose environment is made, as make sees it."""
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
+    for stamp in (".runtime", ".dev"):
+        (tmp_path / ".venv" / stamp).touch()
+    return tmp_path
 
 
-CASES = """
-import pytest
-from guards import need, need_command
-
-{mark}
-def test_case():
-    {body}
-"""
+def steps(checkout: Path) -> list[str]:
+    return make("--dry-run", ".venv/.dev", cwd=checkout).splitlines()
 
 
-def try_case(folder: Path, mark: str, body: str, ci: str) -> str:
-    """Run one test under this project's settings and return what pytest says."""
-    (folder / "tests").mkdir()
-    shutil.copy(ROOT / "pyproject.toml", folder)
-    shutil.copy(ROOT / "tests/conftest.py", folder / "tests")
-    shutil.copytree(ROOT / "tests/support", folder / "tests/support")
-    (folder / "tests/test_case.py").write_text(CASES.format(mark=mark, body=body))
-    pytest_command = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
-    return run(*pytest_command, cwd=folder, env={"CI": ci, "PATH": "/usr/bin:/bin"}).stdout
+def test_a_finished_environment_is_left_alone(finished: Path) -> None:
+    assert steps(finished) == ["make: '.venv/.dev' is up to date."]
 
 
-@pytest.mark.parametrize("marker", [marker for marker in MARKERS if "(" not in marker])
-def test_a_skipped_group_is_told_with_its_reason(tmp_path: Path, marker: str) -> None:
-    said = try_case(tmp_path, f"@pytest.mark.{marker}", 'need(False, "no moon")', ci="")
-    assert f"{marker}: 1 not run: no moon" in said
-    assert "1 skipped" in said.splitlines()[-1]
+def test_a_new_lock_is_installed(finished: Path) -> None:
+    tomorrow = time.time() + 86400
+    os.utime(finished / "requirements/dev.txt", (tomorrow, tomorrow))
+    assert [" install " in step for step in steps(finished)] == [True, False]
 
 
-def test_a_missing_program_is_told_with_its_package(tmp_path: Path) -> None:
-    said = try_case(tmp_path, "", 'need_command("no-such", "some-package")', ci="")
-    assert "other: 1 not run: needs no-such (Debian package some-package)" in said
-
-
-FAILS = "skipped under CI=true, where everything must run: no moon"
-
-
-@pytest.mark.parametrize(
-    ("mark", "body"),
-    [
-        ("", 'need(False, "no moon")'),
-        ("@pytest.mark.skip(reason='no moon')", "pass"),
-        ("need(False, 'no moon')", "pass"),
-        ("@pytest.fixture(autouse=True)\ndef moon(): need(False, 'no moon')\n", "pass"),
-    ],
-    ids=["test", "mark", "module", "fixture"],
-)
-def test_a_skip_in_ci_is_a_failure(tmp_path: Path, mark: str, body: str) -> None:
-    said = try_case(tmp_path, mark, body, ci="true")
-    assert FAILS in said
-    assert re.search(r"1 (failed|error) in", said.splitlines()[-1])
-
-
-def test_a_skip_that_is_expected_in_ci_stays_a_skip(tmp_path: Path) -> None:
-    mark = "@pytest.mark.may_skip_in_ci(reason='no sky there')"
-    said = try_case(tmp_path, mark, 'need(False, "no moon")', ci="true")
-    assert "1 skipped" in said.splitlines()[-1]
-
-
-def test_an_expected_failure_is_no_skip(tmp_path: Path) -> None:
-    said = try_case(tmp_path, "@pytest.mark.xfail(reason='bug')", "assert False", ci="true")
-    assert "1 xfailed" in said.splitlines()[-1]
+def test_an_environment_whose_python_is_gone_is_made_anew(finished: Path) -> None:
+    python = finished / ".venv/bin/python"
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    first, *others = steps(finished)
+    assert first == "tools/make-venv python3 .venv"
+    assert sum(" install " in step for step in others) == 3
