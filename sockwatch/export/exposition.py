@@ -1,0 +1,85 @@
+"""Metric families as bytes, in the formats that Prometheus reads.
+
+prometheus_client writes the formats. Around it stands a memory: a Snapshot is rendered at most
+once per format, and a family whose samples have not changed since the last rendering keeps its
+bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from threading import Lock
+from typing import Final, NamedTuple
+
+from prometheus_client import generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.samples import Sample
+
+from sockwatch.export.families import families
+from sockwatch.export.formats import Format
+from sockwatch.observe.snapshot import Snapshot
+
+_END: Final = b"# EOF\n"
+"""Ends an OpenMetrics exposition, once."""
+
+
+class _One:
+    """A registry of one family, which is what prometheus_client renders."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._family
+
+
+Writer = Callable[[_One], bytes]
+
+_WRITERS: Final[dict[Format, Writer]] = {
+    Format.OPENMETRICS_1: generate_openmetrics,
+    Format.TEXT_1: generate_latest,  # 1.0.0 differs from 0.0.4 only in names that we do not use
+    Format.TEXT_0: generate_latest,
+}
+
+
+class _Block(NamedTuple):
+    samples: list[Sample]
+    rendered: bytes
+
+
+class Exposition:
+    """Renders Snapshots; safe to use from several threads.
+
+    Args:
+        extras: families that are not part of a Snapshot, collected anew for each rendering.
+    """
+
+    def __init__(self, extras: Callable[[], Iterable[Metric]] = tuple) -> None:
+        self._extras = extras
+        self._lock = Lock()
+        self._blocks: dict[tuple[Writer, str], _Block] = {}
+        self._pages: dict[Format, tuple[Snapshot, bytes]] = {}
+
+    def render(self, snapshot: Snapshot, fmt: Format) -> bytes:
+        """The exposition of a Snapshot, remembered until one of another Snapshot is asked for."""
+        with self._lock:
+            known, page = self._pages.get(fmt, (None, b""))
+            if known is not snapshot:
+                page = self._page(snapshot, fmt)
+                self._pages[fmt] = snapshot, page
+            return page
+
+    def _page(self, snapshot: Snapshot, fmt: Format) -> bytes:
+        writer = _WRITERS[fmt]
+        everything = chain(families(snapshot), self._extras())
+        body = b"".join(self._block(writer, family) for family in everything if family.samples)
+        return body + _END if fmt is Format.OPENMETRICS_1 else body
+
+    def _block(self, writer: Writer, family: Metric) -> bytes:
+        block = self._blocks.get((writer, family.name))
+        if block is None or block.samples != family.samples:
+            rendered = writer(_One(family)).removesuffix(_END)
+            block = self._blocks[writer, family.name] = _Block(family.samples, rendered)
+        return block.rendered

@@ -1,0 +1,111 @@
+"""The netlink source: sock_diag dumps, one walk of the kernel's tables for both families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Final, Protocol
+
+from sockwatch.kernel.diag import DiagSocket
+from sockwatch.kernel.rows import read_dump
+from sockwatch.kernel.tally import count_rows, tally_dump
+from sockwatch.kernel.wire import Dump, mask
+from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.records import Counts, Reading
+from sockwatch.tcp.states import State
+
+RECEIVE_TIMEOUT: Final = 5.0
+"""Seconds to wait for one datagram; the kernel answers in well under a millisecond."""
+
+LISTENERS: Final = mask(State.LISTEN)
+WATCHED: Final = mask(
+    State.SYN_SENT,
+    State.SYN_RECV,
+    State.FIN_WAIT1,
+    State.FIN_WAIT2,
+    State.CLOSE,
+    State.CLOSE_WAIT,
+    State.LAST_ACK,
+    State.CLOSING,
+)
+BULK: Final = (State.ESTABLISHED, State.TIME_WAIT)
+"""The states of healthy connections, whose number follows the load: dumped apart, each alone,
+because messages of one state have one length, and left out of the watch pass altogether."""
+
+
+class Dumper(Protocol):
+    """What answers dump requests: the kernel, a recording, a test's script."""
+
+    def dump(self, states: int) -> Dump:
+        """Begin a dump; see `DiagSocket.dump`."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+def _kernel() -> Dumper:
+    return DiagSocket(RECEIVE_TIMEOUT)
+
+
+class NetlinkSource:
+    """Reads through one sock_diag socket, replaced after any failure.
+
+    Not thread safe; the socket sees the network namespace of the thread that first reads.
+    """
+
+    name: ClassVar[str] = "netlink"
+
+    def __init__(self, connect: Callable[[], Dumper] = _kernel) -> None:
+        self._connect = connect
+        self._dumper: Dumper | None = None
+
+    def probe(self) -> None:
+        """Ask for the listeners, the cheapest complete dump there is.
+
+        Raises:
+            PassFailure: netlink cannot be used, and why.
+        """
+        with self._dumping() as dumper:
+            read_dump(dumper.dump(LISTENERS))
+
+    def watch(self) -> Reading:
+        """Read listeners, half-open and closing connections; see `Source.watch`."""
+        with self._dumping() as dumper:
+            listeners = read_dump(dumper.dump(LISTENERS))
+            return Reading(tuple(listeners), _watched(dumper, Listening(listeners)))
+
+    def census(self) -> Reading:
+        """Read every socket; see `Source.census`."""
+        with self._dumping() as dumper:
+            listeners = read_dump(dumper.dump(LISTENERS))
+            listening = Listening(listeners)
+            watched, bulk = _watched(dumper, listening), Counts()
+            for state in BULK:
+                tally_dump(dumper.dump(mask(state)), state, listening, bulk)
+            return Reading(tuple(listeners), watched, bulk)
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._dumper is not None:
+            self._dumper.close()
+            self._dumper = None
+
+    @contextmanager
+    def _dumping(self) -> Iterator[Dumper]:
+        """The open socket; whatever goes wrong with it, the next pass gets a new one."""
+        self._dumper = self._dumper or self._connect()
+        try:
+            yield self._dumper
+        except BaseException:
+            self.close()
+            raise
+
+
+def _watched(dumper: Dumper, listening: Listening) -> Counts:
+    counts = Counts()
+    # A row that has meanwhile moved on to a bulk state belongs to the dump of that state.
+    rows = (row for row in read_dump(dumper.dump(WATCHED)) if row.state not in BULK)
+    count_rows(rows, listening, counts)
+    return counts

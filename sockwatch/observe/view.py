@@ -1,0 +1,63 @@
+"""One namespace's part of a Snapshot, composed of the newest watch and the newest census."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from itertools import chain
+from typing import Final
+
+from sockwatch.observe.listeners import UnitOf, listeners
+from sockwatch.observe.services import fold, services
+from sockwatch.observe.snapshot import NamespaceView, ServiceKey
+from sockwatch.tcp.records import Counts, Reading
+from sockwatch.tcp.states import Family, State, Unowned
+
+CENSUS_STATES: Final = (State.ESTABLISHED, State.TIME_WAIT)
+"""States that only a census counts; all others are as of the last watch."""
+
+
+def view(
+    watch: Reading,
+    bulk: Counts | None,
+    unit_of: UnitOf,
+    limit: int,
+    shown: Collection[ServiceKey] = frozenset(),
+) -> NamespaceView:
+    """Compose the view of sockwatch's own network namespace.
+
+    Args:
+        watch: the newest reading, of either pass.
+        bulk: ESTABLISHED and TIME_WAIT of the newest census, `None` before the first.
+        unit_of: names cgroup ids.
+        limit: label sets of services at most.
+        shown: the services of the previous view.
+    """
+    found = listeners(watch.listeners, unit_of)
+    counted = chain(watch.watched.services.items(), bulk.services.items() if bulk else ())
+    kept, folded = fold(services(counted, found, unit_of), limit, shown)
+    return NamespaceView(
+        netns="",
+        sockets=_sockets(watch, bulk),
+        unowned=_unowned(watch.watched, bulk),
+        services=kept,
+        folded=folded,
+        listeners=found,
+    )
+
+
+def _sockets(watch: Reading, bulk: Counts | None) -> Mapping[tuple[Family, State], int]:
+    """Counts for every family and every state that was measured, zeros included."""
+    counted = watch.watched.sockets + Counter((row.family, row.state) for row in watch.listeners)
+    measured = [state for state in State if state not in CENSUS_STATES]
+    if bulk:
+        counted += bulk.sockets
+        measured += CENSUS_STATES
+    return {(family, state): counted[family, state] for family in Family for state in measured}
+
+
+def _unowned(watched: Counts, bulk: Counts | None) -> Mapping[Unowned, int] | None:
+    if watched.unowned is None or bulk is None or bulk.unowned is None:
+        return None
+    counted = watched.unowned + bulk.unowned
+    return {kind: counted[kind] for kind in Unowned}

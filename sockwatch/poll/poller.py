@@ -1,0 +1,183 @@
+"""The poll thread: runs passes when they are due and publishes a Snapshot after each."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Event
+from typing import Final
+
+from sockwatch.config import Config
+from sockwatch.kernel.failures import UNUSABLE, PassFailure
+from sockwatch.observe.snapshot import NamespaceView, PassKind, Snapshot, SourceStatus
+from sockwatch.poll.host import Host
+from sockwatch.poll.records import PassRecord
+from sockwatch.poll.schedule import Schedule
+from sockwatch.poll.sources import Makers, NoSource, SourceChoice, makers
+
+log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 3
+"""Failures in a row after which another source is tried, whatever their cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Seconds: monotonic for intervals, wall for time stamps, CPU of the calling thread."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    cpu: Callable[[], float] = time.thread_time
+
+
+def _intervals(config: Config) -> dict[PassKind, float]:
+    return {PassKind.WATCH: config.watch.interval, PassKind.CENSUS: config.census.interval}
+
+
+class Poller:
+    """Reads the kernel on a schedule; everything in it belongs to the poll thread.
+
+    Only `reconfigure` may be called from another thread.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        publish: Callable[[Snapshot], None],
+        *,
+        candidates: Makers | None = None,
+        clocks: Clocks | None = None,
+    ) -> None:
+        """Choose a source.
+
+        Args:
+            config: intervals, budget, limits.
+            publish: called in the poll thread after every pass.
+            candidates: sources to choose from, by default those that `config` prefers.
+            clocks: by default the system's.
+
+        Raises:
+            NoSource: nothing can be read here.
+        """
+        self._config = self._next_config = config
+        self._publish = publish
+        self._clocks = clocks or Clocks()
+        self._candidates = candidates
+        self._sources = SourceChoice(candidates or makers(config.source.prefer))
+        self._source_since = self._clocks.wall()
+        self._rechecked = self._clocks.monotonic()
+        self._failures_in_a_row = 0
+        self._schedule = Schedule(_intervals(config), config.cpu.budget)
+        self._records = {kind: PassRecord() for kind in PassKind}
+        self._host = Host()
+        self._view: NamespaceView | None = None
+
+    def reconfigure(self, config: Config) -> None:
+        """Use another configuration from the next pass on."""
+        self._next_config = config
+
+    def run(self, stop: Event, passed: Callable[[], None] = lambda: None) -> None:
+        """Poll until `stop` is set; `passed` is called after each good pass."""
+        while not stop.is_set():
+            kind, delay = self._schedule.next(self._clocks.monotonic())
+            if stop.wait(delay):
+                return
+            if self.step(kind):
+                passed()
+
+    def step(self, kind: PassKind) -> bool:
+        """Run one pass and publish; True if it succeeded."""
+        self._adopt_config()
+        self._recheck()
+        good = self._pass(kind)
+        if not good and self._give_up_source():
+            good = self._pass(kind)
+        self._publish(self._snapshot())
+        return good
+
+    def _adopt_config(self) -> None:
+        config, old = self._next_config, self._config
+        if config is old:
+            return
+        self._config = config
+        self._schedule.reconfigure(_intervals(config), config.cpu.budget)
+        if config.source.prefer != old.source.prefer:
+            self._sources.prefer(makers(config.source.prefer))
+            self._choose_again()
+
+    def _recheck(self) -> None:
+        """Ask the preferred source from time to time whether it works again."""
+        now = self._clocks.monotonic()
+        if self._sources.preferred or now - self._rechecked < self._config.source.recheck:
+            return
+        self._rechecked = now
+        self._choose_again()
+
+    def _pass(self, kind: PassKind) -> bool:
+        began, cpu = self._clocks.monotonic(), self._clocks.cpu()
+        source, record = self._sources.current, self._records[kind]
+        try:
+            reading = source.watch() if kind is PassKind.WATCH else source.census()
+            self._view = self._host.take(reading, began, self._config.labels.series_limit)
+        except PassFailure as failure:
+            self._failed(kind, failure, self._clocks.cpu() - cpu)
+            return False
+        now, cost = self._clocks.monotonic(), self._clocks.cpu() - cpu
+        record.succeeded(self._clocks.wall(), now - began, cost)
+        self._schedule.finished(kind, now, cost)
+        self._failures_in_a_row = 0
+        return True
+
+    def _failed(self, kind: PassKind, failure: PassFailure, cost: float) -> None:
+        record = self._records[kind]
+        if record.last_failure is None:  # the first in a row; the metric counts them all
+            log.warning("%s pass failed, the last good values stay: %s", kind, failure)
+        record.failed(failure, cost)
+        self._schedule.finished(kind, self._clocks.monotonic(), cost)
+        self._failures_in_a_row += _PATIENCE if failure.cause in UNUSABLE else 1
+
+    def _give_up_source(self) -> bool:
+        """After a failure that a new try will not mend, choose again; True if that helped."""
+        if self._failures_in_a_row < _PATIENCE:
+            return False
+        self._rechecked = self._clocks.monotonic()
+        return self._choose_again()
+
+    def _choose_again(self) -> bool:
+        try:
+            changed = self._sources.choose_again()
+        except NoSource as error:
+            log.debug("no source can read the sockets now: %s", error)
+            return False
+        if changed:
+            self._source_since = self._clocks.wall()
+        return changed
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            taken=self._clocks.wall(),
+            source=SourceStatus(
+                self._sources.current.name, self._sources.reason, self._source_since
+            ),
+            passes={
+                kind: record.status(_intervals(self._config)[kind], self._schedule.interval(kind))
+                for kind, record in self._records.items()
+            },
+            namespaces=(self._view,) if self._view else (),
+        )
+
+
+def look_once(config: Config) -> Snapshot:
+    """Take one census now.
+
+    Raises:
+        NoSource: nothing can be read here.
+    """
+    taken: list[Snapshot] = []
+    poller = Poller(config, taken.append)
+    if not poller.step(PassKind.CENSUS):
+        failure = taken[-1].passes[PassKind.CENSUS].last_failure
+        raise NoSource(f"the census failed ({failure})")
+    return taken[-1]

@@ -1,0 +1,57 @@
+"""Which local ports are listened on: what tells inbound connections from outbound ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from socket import htons
+from typing import Final
+
+from sockwatch.tcp.records import Row
+from sockwatch.tcp.states import Direction, Family
+
+_PORTS: Final = 1 << 16
+_ANY6: Final = bytes(16)
+_V4_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+class Listening:
+    """The listened-on ports of one network namespace, by address family.
+
+    A listener on `::` serves IPv4 too unless it is IPv6-only, and so does one on a v4-mapped
+    address (RFC 3493 section 5.3).
+    """
+
+    __slots__ = ("_ports", "raw")
+
+    def __init__(self, listeners: Iterable[Row]) -> None:
+        self._ports = {family: bytearray(_PORTS) for family in Family}
+        for row in listeners:
+            for family in _families_served(row):
+                self._ports[family][row.source_port] = 1
+        self.raw: Mapping[int, bytes] = {
+            family.value: _indexed_by_network_order(ports) for family, ports in self._ports.items()
+        }
+        """By family number: 65,536 flags, indexed by a port as the record's two bytes read
+        natively, so that a bulk decoder looks ports up without converting them."""
+
+    def direction(self, family: Family, port: int) -> Direction:
+        """The direction of a connection of `family` whose local port is `port`."""
+        return Direction.INBOUND if self._ports[family][port] else Direction.OUTBOUND
+
+
+def _families_served(listener: Row) -> tuple[Family, ...]:
+    if listener.family is Family.INET:
+        return (Family.INET,)
+    address = listener.source
+    dual_stack = address == _ANY6 and not listener.v6_only
+    if dual_stack or address.startswith(_V4_MAPPED):
+        return (Family.INET, Family.INET6)
+    return (Family.INET6,)
+
+
+def _indexed_by_network_order(ports: bytearray) -> bytes:
+    """Reorder flags so that index htons(port) answers for port."""
+    if htons(1) == 1:
+        return bytes(ports)
+    # htons swaps the two bytes of the index: row a, column b changes places with row b, column a.
+    return b"".join(ports[low::256] for low in range(256))
