@@ -1,8 +1,7 @@
 """Metric families as bytes, in the formats that Prometheus reads.
 
-prometheus_client writes the formats. Around it stands a memory: a Snapshot is rendered at most
-once per format, and a family whose samples have not changed since the last rendering keeps its
-bytes.
+prometheus_client writes the formats. Around it stands a memory: a family whose samples have not
+changed since the last rendering keeps its bytes.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ class _One:
 Writer = Callable[[_One], bytes]
 
 _WRITERS: Final[dict[Format, Writer]] = {
-    Format.OPENMETRICS_1: generate_openmetrics,
-    Format.TEXT_1: generate_latest,  # 1.0.0 differs from 0.0.4 only in names that we do not use
-    Format.TEXT_0: generate_latest,
+    Format.OPENMETRICS_1_0_0: generate_openmetrics,
+    Format.TEXT_1_0_0: generate_latest,  # 1.0.0 differs from 0.0.4 only in names that we do not use
+    Format.TEXT_0_0_4: generate_latest,
 }
 
 
@@ -60,22 +59,17 @@ class Exposition:
         self._extras = extras
         self._lock = Lock()
         self._blocks: dict[tuple[Writer, str], _Block] = {}
-        self._pages: dict[Format, tuple[Snapshot, bytes]] = {}
 
     def render(self, snapshot: Snapshot, fmt: Format) -> bytes:
-        """The exposition of a Snapshot, remembered until one of another Snapshot is asked for."""
+        """The exposition of a Snapshot and of the extras; takes milliseconds."""
         with self._lock:
-            known, page = self._pages.get(fmt, (None, b""))
-            if known is not snapshot:
-                page = self._page(snapshot, fmt)
-                self._pages[fmt] = snapshot, page
-            return page
+            return self._page(snapshot, fmt)
 
     def _page(self, snapshot: Snapshot, fmt: Format) -> bytes:
         writer = _WRITERS[fmt]
         everything = chain(families(snapshot), self._extras())
         body = b"".join(self._block(writer, family) for family in everything if family.samples)
-        return body + _END if fmt is Format.OPENMETRICS_1 else body
+        return body + _END if fmt is Format.OPENMETRICS_1_0_0 else body
 
     def _block(self, writer: Writer, family: Metric) -> bytes:
         block = self._blocks.get((writer, family.name))

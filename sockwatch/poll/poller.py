@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 3
 """Failures in a row after which another source is tried, whatever their cause."""
+NAP: Final = 5.0
+"""Longest time in seconds that the poll thread waits without a sign of life."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,6 @@ class Poller:
     def __init__(
         self,
         config: Config,
-        publish: Callable[[Snapshot], None],
         *,
         candidates: Makers | None = None,
         clocks: Clocks | None = None,
@@ -54,7 +55,6 @@ class Poller:
 
         Args:
             config: intervals, budget, limits.
-            publish: called in the poll thread after every pass.
             candidates: sources to choose from, by default those that `config` prefers.
             clocks: by default the system's.
 
@@ -62,9 +62,7 @@ class Poller:
             NoSource: nothing can be read here.
         """
         self._config = self._next_config = config
-        self._publish = publish
         self._clocks = clocks or Clocks()
-        self._candidates = candidates
         self._sources = SourceChoice(candidates or makers(config.source.prefer))
         self._source_since = self._clocks.wall()
         self._rechecked = self._clocks.monotonic()
@@ -78,24 +76,34 @@ class Poller:
         """Use another configuration from the next pass on."""
         self._next_config = config
 
-    def run(self, stop: Event, passed: Callable[[], None] = lambda: None) -> None:
-        """Poll until `stop` is set; `passed` is called after each good pass."""
+    def run(
+        self,
+        stop: Event,
+        publish: Callable[[Snapshot], None],
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Poll until `stop` is set.
+
+        Args:
+            stop: ends the loop at once while it waits, else after the pass under way.
+            publish: given the new Snapshot after every pass.
+            alive: called after every pass and every `NAP` seconds between passes: never while
+                a pass hangs.
+        """
         while not stop.is_set():
             kind, delay = self._schedule.next(self._clocks.monotonic())
-            if stop.wait(delay):
-                return
-            if self.step(kind):
-                passed()
+            if delay:
+                stop.wait(min(delay, NAP))
+            else:
+                self.step(kind)
+                publish(self.snapshot())
+            alive()
 
     def step(self, kind: PassKind) -> bool:
-        """Run one pass and publish; True if it succeeded."""
+        """Run one pass now; True if it succeeded."""
         self._adopt_config()
         self._recheck()
-        good = self._pass(kind)
-        if not good and self._give_up_source():
-            good = self._pass(kind)
-        self._publish(self._snapshot())
-        return good
+        return self._pass(kind) or (self._give_up_source() and self._pass(kind))
 
     def _adopt_config(self) -> None:
         config, old = self._next_config, self._config
@@ -104,16 +112,14 @@ class Poller:
         self._config = config
         self._schedule.reconfigure(_intervals(config), config.cpu.budget)
         if config.source.prefer != old.source.prefer:
-            self._sources.prefer(makers(config.source.prefer))
-            self._choose_again()
+            self._note_change(self._sources.prefer(makers(config.source.prefer)))
 
     def _recheck(self) -> None:
         """Ask the preferred source from time to time whether it works again."""
         now = self._clocks.monotonic()
-        if self._sources.preferred or now - self._rechecked < self._config.source.recheck:
-            return
-        self._rechecked = now
-        self._choose_again()
+        if now - self._rechecked >= self._config.source.recheck:
+            self._rechecked = now
+            self._note_change(self._sources.improve())
 
     def _pass(self, kind: PassKind) -> bool:
         began, cpu = self._clocks.monotonic(), self._clocks.cpu()
@@ -126,6 +132,8 @@ class Poller:
             return False
         now, cost = self._clocks.monotonic(), self._clocks.cpu() - cpu
         record.succeeded(self._clocks.wall(), now - began, cost)
+        if kind is PassKind.CENSUS:
+            self._records[PassKind.WATCH].included(self._clocks.wall())
         self._schedule.finished(kind, now, cost)
         self._failures_in_a_row = 0
         return True
@@ -139,23 +147,17 @@ class Poller:
         self._failures_in_a_row += _PATIENCE if failure.cause in UNUSABLE else 1
 
     def _give_up_source(self) -> bool:
-        """After a failure that a new try will not mend, choose again; True if that helped."""
-        if self._failures_in_a_row < _PATIENCE:
-            return False
-        self._rechecked = self._clocks.monotonic()
-        return self._choose_again()
+        """After failures that a new try will not mend, choose again; True if that helped."""
+        hopeless = self._failures_in_a_row >= _PATIENCE
+        return hopeless and self._note_change(self._sources.replace())
 
-    def _choose_again(self) -> bool:
-        try:
-            changed = self._sources.choose_again()
-        except NoSource as error:
-            log.debug("no source can read the sockets now: %s", error)
-            return False
+    def _note_change(self, changed: bool) -> bool:  # noqa: FBT001  handed through
         if changed:
-            self._source_since = self._clocks.wall()
+            self._source_since, self._failures_in_a_row = self._clocks.wall(), 0
         return changed
 
-    def _snapshot(self) -> Snapshot:
+    def snapshot(self) -> Snapshot:
+        """All that is known now."""
         return Snapshot(
             taken=self._clocks.wall(),
             source=SourceStatus(
@@ -175,9 +177,8 @@ def look_once(config: Config) -> Snapshot:
     Raises:
         NoSource: nothing can be read here.
     """
-    taken: list[Snapshot] = []
-    poller = Poller(config, taken.append)
-    if not poller.step(PassKind.CENSUS):
-        failure = taken[-1].passes[PassKind.CENSUS].last_failure
-        raise NoSource(f"the census failed ({failure})")
-    return taken[-1]
+    poller = Poller(config)
+    good, snapshot = poller.step(PassKind.CENSUS), poller.snapshot()
+    if not good:
+        raise NoSource(f"the census failed ({snapshot.passes[PassKind.CENSUS].last_failure})")
+    return snapshot

@@ -26,6 +26,10 @@ class PassRecord:
         self.cpu_seconds += cpu
         self.last_success, self.duration, self.last_failure = wall, duration, None
 
+    def included(self, wall: float) -> None:
+        """Note that a pass of another kind, ended at Unix time `wall`, did this one's work."""
+        self.last_success, self.last_failure = wall, None
+
     def failed(self, failure: PassFailure, cpu: float) -> None:
         """Note a failed one; what the last good one measured stays."""
         self.passes += 1

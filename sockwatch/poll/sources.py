@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Final, Protocol
 
 from sockwatch.kernel.failures import PassFailure
@@ -50,40 +51,58 @@ class SourceChoice:
             NoSource: none works.
         """
         self._candidates = candidates
-        self.current, self.reason = self._first_working()
+        self.current, self.reason = _first_working([make() for make in candidates])
 
-    @property
-    def preferred(self) -> bool:
-        """Whether the preferred source is in use."""
-        return self.current.name == self._candidates[0]().name
-
-    def prefer(self, candidates: Makers) -> None:
-        """Prefer another order from the next choice on."""
+    def prefer(self, candidates: Makers) -> bool:
+        """Choose anew among sources in another order; see `replace`."""
         self._candidates = candidates
+        return self.replace()
 
-    def choose_again(self) -> bool:
-        """Take the first source that works; True if it is another than before.
+    def improve(self) -> bool:
+        """Go back to a source that is preferred over the current one, if it works again.
 
-        Raises:
-            NoSource: none works; the current one stays.
+        Returns:
+            Whether the source is another now.
         """
-        found, reason = self._first_working()
-        changed = found.name != self.current.name
+        found = [make() for make in self._candidates]
+        better = list(takewhile(lambda source: source.name != self.current.name, found))
+        if not better:
+            return False
+        try:
+            return self._take(*_first_working(better))
+        except NoSource as error:
+            self.reason = str(error)
+            return False
+
+    def replace(self) -> bool:
+        """Choose again among all.
+
+        Returns:
+            Whether the source is another now; if none works the current one stays.
+        """
+        try:
+            return self._take(*_first_working([make() for make in self._candidates]))
+        except NoSource as error:
+            self.reason = str(error)
+            return False
+
+    def _take(self, source: Probed, reason: str) -> bool:
+        changed = source.name != self.current.name
         self.current.close()
-        self.current, self.reason = found, reason
+        self.current, self.reason = source, reason
         if changed:
-            log.warning("reading sockets through %s: %s", found.name, reason)
+            log.warning("reading sockets through %s: %s", source.name, reason)
         return changed
 
-    def _first_working(self) -> tuple[Probed, str]:
-        refusals: list[str] = []
-        for make in self._candidates:
-            source = make()
-            try:
-                source.probe()
-            except PassFailure as failure:
-                source.close()
-                refusals.append(f"{source.name} does not work ({failure})")
-                continue
-            return source, "; ".join(refusals) or f"{source.name} is preferred and works"
-        raise NoSource("; ".join(refusals))
+
+def _first_working(candidates: Iterable[Probed]) -> tuple[Probed, str]:
+    refusals: list[str] = []
+    for source in candidates:
+        try:
+            source.probe()
+        except PassFailure as failure:
+            source.close()
+            refusals.append(f"{source.name} does not work ({failure})")
+            continue
+        return source, "; ".join(refusals) or f"{source.name} is preferred and works"
+    raise NoSource("; ".join(refusals))

@@ -1,0 +1,66 @@
+"""`sockwatch run`: the daemon, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sockwatch.config import ConfigError, add_flags, load
+
+if TYPE_CHECKING:
+    from sockwatch.config import Config
+
+
+def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the program."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the daemon in the foreground",
+        description="Watch this host's TCP sockets and serve what is seen as Prometheus metrics. "
+        "Works with no configuration and no privilege.",
+        allow_abbrev=False,
+    )
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run until SIGTERM or SIGINT: 0; 1 if that is impossible, 2 if the configuration is wrong."""
+
+    def configuration() -> Config:
+        return load(args, os.environ).config
+
+    try:
+        config = configuration()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"sockwatch run: {problem}", file=sys.stderr)
+        return 2
+    return _serve(config, configuration)
+
+
+def _serve(config: Config, configuration: Callable[[], Config]) -> int:
+    import asyncio
+    import faulthandler
+
+    from sockwatch.daemon import Daemon
+    from sockwatch.poll import NoSource
+    from sockwatch.service import inherited_sockets, setup_logging
+    from sockwatch.web.listen import ListenError, open_sockets
+
+    faulthandler.enable()  # the watchdog's SIGABRT leaves a traceback of every thread
+    setup_logging(config.log.level, config.log.format)
+    try:
+        if config.web.systemd_socket:
+            listeners = inherited_sockets()
+        else:
+            listeners = open_sockets(config.web.listen_address)
+        daemon = Daemon(config, listeners, configuration)
+    except (ListenError, NoSource) as error:
+        print(f"sockwatch run: {error}", file=sys.stderr)
+        return 1
+    asyncio.run(daemon.run())
+    return 0

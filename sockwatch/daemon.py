@@ -1,0 +1,169 @@
+"""The daemon: one thread polls, the event loop serves, and they share one reference.
+
+Whatever goes wrong in the poll thread ends the daemon: a watcher that no longer looks must not
+go on answering.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from sockwatch.config import Config, ConfigError
+from sockwatch.export.exposition import Exposition
+from sockwatch.export.formats import Format
+from sockwatch.export.own import HttpCounts, Reloads, own_families
+from sockwatch.observe.snapshot import PassKind, Snapshot
+from sockwatch.poll import Poller
+from sockwatch.service import Notifier
+from sockwatch.web.app import App
+from sockwatch.web.guard import Limits
+from sockwatch.web.server import Server
+
+log = logging.getLogger(__name__)
+
+_STALE_AFTER: Final = 3
+"""Effective intervals without a good watch after which the figures are stale."""
+_STALE_SLACK: Final = 5.0
+"""Seconds on top of that: a busy host may delay a pass."""
+_STOP_WITHIN: Final = 0.4
+"""Seconds that requests in flight, and then the poll thread, get to finish."""
+
+Reload = Callable[[], Config]
+"""Loads the configuration anew; raises ConfigError."""
+
+
+class Board:
+    """Where the poll thread posts its Snapshot and everybody else reads it; see `web.Content`."""
+
+    def __init__(self, first: Snapshot, exposition: Exposition) -> None:
+        self._exposition = exposition
+        self._snapshot = first
+        self._good_at: float | None = None
+
+    def post(self, snapshot: Snapshot) -> None:
+        """Replace the Snapshot; called by the poll thread only."""
+        if snapshot.passes[PassKind.WATCH].last_failure is None:
+            self._good_at = time.monotonic()
+        self._snapshot = snapshot
+
+    def snapshot(self) -> Snapshot:
+        """The current Snapshot."""
+        return self._snapshot
+
+    def render(self, fmt: Format) -> bytes:
+        """The metrics of the current Snapshot."""
+        return self._exposition.render(self._snapshot, fmt)
+
+    def ready(self) -> tuple[bool, str]:
+        """Whether a watch has succeeded lately, and a sentence about it."""
+        status, good_at = self._snapshot.passes[PassKind.WATCH], self._good_at
+        if good_at is None:
+            return False, "No pass over the kernel has succeeded yet."
+        age = time.monotonic() - good_at
+        if age > _STALE_AFTER * status.interval + _STALE_SLACK:
+            return False, f"The last good pass ended {age:.0f} s ago ({status.last_failure})."
+        return True, "Ready."
+
+
+class Daemon:
+    """Poll thread, HTTP server, signals and systemd, wired together.
+
+    Args:
+        config: how to start.
+        listeners: sockets to serve on, already listening.
+        reload: loads the configuration anew, for SIGHUP.
+
+    Raises:
+        NoSource: nothing can be read here.
+    """
+
+    def __init__(self, config: Config, listeners: Sequence[socket.socket], reload: Reload) -> None:
+        self._listeners = listeners
+        self._reload = reload
+        self._notifier = Notifier()
+        self._reloads = Reloads(successful=True, success_time=time.time())
+        self._poller = Poller(config)
+        self._board = Board(self._poller.snapshot(), Exposition(self._own_families))
+        self._server = Server(
+            App(self._board, telemetry_path=config.web.telemetry_path),
+            limits=Limits(connections=config.web.max_connections),
+        )
+
+    def _own_families(self) -> Iterable[Metric]:
+        http = HttpCounts(self._server.requests_in_flight, self._server.rejected)
+        return own_families(self._reloads, http)
+
+    async def run(self) -> None:
+        """Serve and poll until SIGTERM or SIGINT.
+
+        Raises:
+            Exception: whatever ended the poll thread.
+        """
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, ended.set)
+        loop.add_signal_handler(signal.SIGINT, ended.set)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        await self._server.start(self._listeners)
+        polling = _PollThread(self._poller, self._on_pass, self._notifier.watchdog)
+        polling.finished = lambda: loop.call_soon_threadsafe(ended.set)
+        polling.start()
+        await ended.wait()
+        self._notifier.stopping()
+        polling.stop.set()
+        await self._server.stop(_STOP_WITHIN)
+        polling.join(_STOP_WITHIN)
+        if polling.crash is not None:
+            raise polling.crash
+
+    def _on_pass(self, snapshot: Snapshot) -> None:
+        first = not self._board.ready()[0]
+        self._board.post(snapshot)
+        ready, sentence = self._board.ready()
+        if ready and first:
+            self._notifier.ready(f"reading sockets through {snapshot.source.name}")
+        elif not ready:
+            self._notifier.status(sentence)
+
+    def _on_hangup(self) -> None:
+        """Load the configuration anew: all of it, or on any error nothing."""
+        self._notifier.reloading()
+        try:
+            config = self._reload()
+        except ConfigError as error:
+            log.error("configuration not reloaded, the old one stays: %s", error)
+            self._reloads = self._reloads._replace(successful=False)
+        else:
+            self._poller.reconfigure(config)
+            self._reloads = Reloads(successful=True, success_time=time.time())
+            log.info("configuration reloaded")
+        self._notifier.ready()
+
+
+class _PollThread(threading.Thread):
+    """Runs the poller; an exception in it is kept for the main thread."""
+
+    def __init__(
+        self, poller: Poller, publish: Callable[[Snapshot], None], alive: Callable[[], None]
+    ) -> None:
+        super().__init__(name="poll", daemon=True)
+        self.stop = threading.Event()
+        self.crash: BaseException | None = None
+        self.finished: Callable[[], None] = lambda: None
+        self._run = partial(poller.run, self.stop, publish, alive)
+
+    def run(self) -> None:
+        """Poll; see `Poller.run`."""
+        try:
+            self._run()
+        except BaseException as error:  # noqa: BLE001  raised again by Daemon.run
+            self.crash = error
+        finally:
+            self.finished()

@@ -1,0 +1,124 @@
+"""Live TCP sockets in bulk, in a namespace of their own, made by forked processes.
+
+Every socket is real and both ends are on this host. A process holds at most `PAIRS` connections,
+because each end is a descriptor and 20,000 of them are a common limit.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle, islice
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Final
+
+from lab import Namespace
+
+PAIRS: Final = 9_000
+DESCRIPTORS: Final = 20_000
+SILENT_PORT: Final = 999
+"""SYN+ACKs from here are dropped: connections to it stay SYN_RECV."""
+SILENCE: Final = f"tcp sport {SILENT_PORT} tcp flags & (syn | ack) == (syn | ack) drop"
+SYSCTLS: Final = {
+    "net.ipv4.ip_local_port_range": "16384 65535",
+    "net.ipv4.tcp_max_tw_buckets": 2_000_000,
+    "net.ipv4.tcp_max_syn_backlog": 65_535,
+    "net.core.somaxconn": 65_535,
+    "net.ipv4.tcp_synack_retries": 10,
+}
+_FIRST_PORT: Final = 1_024
+_BACKLOG: Final = 1_024
+_READY_WITHIN: Final = 600.0
+"""Seconds for a process to make its sockets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """What the sockets are."""
+
+    name: str
+    listeners: int = 8
+    """Listening ports per process; connections go to them in turn."""
+    time_wait: int = 0
+    """Of each hundred connections, how many are closed by both sides."""
+    close_wait: int = 0
+    """Of each hundred connections, how many are closed by the client only."""
+    syn_recv: int = 0
+    """Half-open connections per process."""
+    ipv6: bool = False
+    """Whether every other connection is IPv6."""
+
+
+ESTABLISHED: Final = Mixture("established")
+MIXED: Final = Mixture("mixture", time_wait=20, close_wait=2, syn_recv=50, ipv6=True)
+MANY_PORTS: Final = Mixture("10,000 remote ports", listeners=1_667)
+MANY_LISTENERS: Final = Mixture("5,000 listeners", listeners=834)
+TIME_WAIT: Final = Mixture("time_wait", time_wait=100)
+CLOSE_WAIT: Final = Mixture("close_wait", close_wait=100)
+
+
+def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
+    """Make `sockets` of a mixture; they live until the namespace is left."""
+    remaining = sockets // 2
+    waiting: list[Connection] = []
+    for number in range(-(-remaining // PAIRS)):
+        receiver, sender = Pipe(duplex=False)
+        namespace.fork(_hold, mixture, number, min(PAIRS, remaining), sender)
+        sender.close()
+        waiting.append(receiver)
+        remaining -= PAIRS
+    for receiver in waiting:
+        if not receiver.poll(_READY_WITHIN):
+            raise TimeoutError("a process did not finish making its sockets")
+        receiver.recv()
+
+
+def _hold(mixture: Mixture, number: int, pairs: int, ready: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
+    with ExitStack() as held:
+        listeners = [held.enter_context(each) for each in _listeners(mixture, number)]
+        for index, listener in enumerate(islice(cycle(listeners), pairs)):
+            _connect(mixture, index % 100, listener, held)
+        _knock(mixture.syn_recv, number, held)
+        ready.send(None)
+        signal.pause()
+
+
+def _listeners(mixture: Mixture, number: int) -> Iterator[socket.socket]:
+    """The process's listeners, on ports that no other process has."""
+    first = _FIRST_PORT + number * mixture.listeners
+    for offset in range(mixture.listeners):
+        ipv6 = mixture.ipv6 and offset % 2
+        family, host = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
+        yield socket.create_server((host, first + offset), family=family, backlog=_BACKLOG)
+
+
+def _connect(mixture: Mixture, percent: int, listener: socket.socket, held: ExitStack) -> None:
+    client = socket.create_connection(listener.getsockname()[:2])
+    server, _ = listener.accept()
+    if percent < mixture.time_wait:
+        client.close()
+        server.close()
+    elif percent < mixture.time_wait + mixture.close_wait:
+        client.close()
+        held.enter_context(server)
+    else:
+        held.enter_context(client)
+        held.enter_context(server)
+
+
+def _knock(times: int, number: int, held: ExitStack) -> None:
+    """Leave half-open connections at the silent port."""
+    if not times:
+        return
+    address = (f"127.0.0.{number + 2}", SILENT_PORT)
+    held.enter_context(socket.create_server(address, backlog=2 * times))
+    for _ in range(times):
+        client = held.enter_context(socket.socket())
+        client.setblocking(False)
+        client.connect_ex(address)

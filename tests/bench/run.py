@@ -1,0 +1,114 @@
+"""`make bench`: what looking at every socket costs, beside the kernel's own dump and peers.
+
+    BENCH_SOCKETS=10000,100000 python tests/bench/run.py [--write]
+
+Exits with 1 if a ratio is missed. `--write` puts table and plot into docs/benchmark/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from lab import Namespace  # noqa: E402
+from population import (  # noqa: E402
+    ESTABLISHED,
+    MANY_LISTENERS,
+    MANY_PORTS,
+    MIXED,
+    SILENCE,
+    SYSCTLS,
+    Mixture,
+    populate,
+)
+from subjects import Cost, measure_passes, peers  # noqa: E402
+from table import Line, cells, lines, markdown, svg, HEADINGS  # noqa: E402
+
+ROUNDS: Final = 9
+PEER_ROUNDS: Final = 2
+POPULATIONS: Final = (ESTABLISHED, MIXED, MANY_PORTS, MANY_LISTENERS)
+
+
+class Limit(NamedTuple):
+    """The most CPU that a look may take, as a multiple of the floor."""
+
+    population: str
+    look: str
+    ratio: float
+
+
+LIMITS: Final = (
+    Limit(ESTABLISHED.name, "census", 1.5),
+    Limit(ESTABLISHED.name, "watch", 0.2),
+    Limit(MIXED.name, "census", 1.8),
+)
+
+
+def measured(mixture: Mixture, sockets: int, *, with_peers: bool) -> list[Line]:
+    """Every look at one population."""
+    with Namespace(sysctls=SYSCTLS) as namespace:
+        namespace.filter(SILENCE)
+        populate(namespace, mixture, sockets)
+        costs: dict[str, list[Cost]] = namespace.call(measure_passes, ROUNDS, timeout=900.0)
+        for _ in range(PEER_ROUNDS if with_peers else 0):
+            for peer in peers():
+                if peer.installed and sockets <= peer.most_sockets:
+                    costs.setdefault(peer.name, []).append(peer.measure(namespace))
+    return lines(mixture.name, sockets, costs)
+
+
+def missed(results: list[Line], slack: float = 1.0) -> Iterator[str]:
+    """A sentence for every ratio that is over its limit times `slack`."""
+    for limit in LIMITS:
+        for line in results:
+            over = line.ratio > limit.ratio * slack
+            if over and (line.population, line.look) == (limit.population, limit.look):
+                yield (
+                    f"{line.look} of {line.sockets:,} sockets ({line.population}) takes "
+                    f"{line.ratio:.2f} x the floor, at most {limit.ratio * slack:.2f} x is allowed"
+                )
+
+
+def main() -> int:
+    """Measure, print, and say which ratios are missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/benchmark/")
+    parser.add_argument("--no-peers", action="store_true", help="measure sockwatch only")
+    args = parser.parse_args()
+    sizes = [int(size) for size in os.environ.get("BENCH_SOCKETS", "10000,100000").split(",")]
+    results: list[Line] = []
+    print(" | ".join(HEADINGS))
+    for sockets in sizes:
+        for mixture in POPULATIONS:
+            with_peers = not args.no_peers and mixture is ESTABLISHED
+            found = measured(mixture, sockets, with_peers=with_peers)
+            results += found
+            for line in found:
+                print(" | ".join(cells(line)), flush=True)
+    if args.write:
+        write(results, max(sizes))
+    problems = list(missed(results))
+    print("\n".join(problems or ["every ratio is met"]))
+    return 1 if problems else 0
+
+
+def write(results: list[Line], sockets: int) -> None:
+    """Put table and plot where the documentation shows them."""
+    folder = ROOT / "docs/benchmark"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(markdown(results))
+    chosen = [
+        line for line in results if (line.population, line.sockets) == (ESTABLISHED.name, sockets)
+    ]
+    (folder / "cost.svg").write_text(svg(f"{sockets:,} established sockets", chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
