@@ -21,22 +21,20 @@ class Listening:
     address (RFC 3493 section 5.3).
     """
 
-    __slots__ = ("_ports", "raw")
+    __slots__ = ("raw",)
 
     def __init__(self, listeners: Iterable[Row]) -> None:
-        self._ports = {family: bytearray(_PORTS) for family in Family}
+        flags = {family.value: bytearray(_PORTS) for family in Family}
         for row in listeners:
             for family in _families_served(row):
-                self._ports[family][row.source_port] = 1
-        self.raw: Mapping[int, bytes] = {
-            family.value: _indexed_by_network_order(ports) for family, ports in self._ports.items()
-        }
+                flags[family][htons(row.source_port)] = 1
+        self.raw: Mapping[int, bytearray] = flags
         """By family number: 65,536 flags, indexed by a port as the record's two bytes read
         natively, so that a bulk decoder looks ports up without converting them."""
 
     def direction(self, family: Family, port: int) -> Direction:
         """The direction of a connection of `family` whose local port is `port`."""
-        return Direction.INBOUND if self._ports[family][port] else Direction.OUTBOUND
+        return Direction.INBOUND if self.raw[family][htons(port)] else Direction.OUTBOUND
 
 
 def _families_served(listener: Row) -> tuple[Family, ...]:
@@ -47,11 +45,3 @@ def _families_served(listener: Row) -> tuple[Family, ...]:
     if dual_stack or address.startswith(_V4_MAPPED):
         return (Family.INET, Family.INET6)
     return (Family.INET6,)
-
-
-def _indexed_by_network_order(ports: bytearray) -> bytes:
-    """Reorder flags so that index htons(port) answers for port."""
-    if htons(1) == 1:
-        return bytes(ports)
-    # htons swaps the two bytes of the index: row a, column b changes places with row b, column a.
-    return b"".join(ports[low::256] for low in range(256))
