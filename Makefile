@@ -11,7 +11,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast coverage lint format typecheck dashboards dashboards-check lock packages clean
+.PHONY: help run test test-fast coverage bench lint format typecheck dashboards dashboards-check lock packages clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ coverage: $(VENV)/.dev ## run the unit tests and show what they do not reach
 	$(BIN)/coverage run -m pytest tests/unit $(ARGS)
 	$(BIN)/coverage report
 
+bench: packages ## measure each pass beside the kernel's own dump and other tools; as root
+	$(BIN)/python tests/bench/run.py $(ARGS)
+
 lint: $(VENV)/.dev ## check style
 	$(BIN)/ruff check $(ARGS)
 	$(BIN)/ruff format --check
@@ -47,8 +50,8 @@ typecheck: $(VENV)/.dev ## check types
 dashboards: $(VENV)/.dev ## write grafana/dashboards from the generator
 	$(BIN)/python grafana/build.py
 
-dashboards-check: dashboards ## fail if the committed dashboards are not what the generator writes
-	git diff --exit-code -- grafana/dashboards
+dashboards-check: $(VENV)/.dev ## fail if the dashboards there are not what the generator writes
+	$(BIN)/python grafana/build.py --check
 
 lock: $(VENV)/.dev ## resolve requirements/ anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) --group dev --output-file requirements/dev.txt
