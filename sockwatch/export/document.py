@@ -1,0 +1,158 @@
+"""A Snapshot as a JSON-ready document: `sockwatch report --json` and `/api/v1/snapshot`.
+
+The keys are a public interface: they are all always present, and more may be added. `null` is
+what is not known or does not apply, never zero. Times are Unix times, times and durations are in
+seconds. Names of states, directions, ports and units are those of the metric labels, so a port is
+a string (`"other"` holds the services folded together). Strings come as they were read: escape
+them before printing.
+
+    version        of sockwatch
+    host           {name, kernel}
+    taken_seconds  when the newest pass ended
+    source         {name, reason, since_seconds}
+    passes         by name of the pass:
+        interval_seconds, configured_interval_seconds
+        passes                    finished ones, good or failed
+        failures                  {cause: count}
+        last_failure              why the newest pass failed, null if it succeeded
+        last_success_seconds      when the last good pass ended
+        duration_seconds          wall time of the last good pass
+        cpu_seconds               CPU time of all passes
+    findings       what looks wrong, gravest kind first:
+        kind       stale, accept_queue, close_wait, syn_sent, fin_wait2, orphans or source
+        message    what was seen, safe to print
+        meaning    what it means and who has to act, safe to print
+        count, limit, netns, direction, port, unit, address
+    namespaces     the host's own first:
+        netns      name, "" for the host's own
+        sockets    {family: {state: count}}, every family and state; null = never measured
+        phases     {phase: count}, both families; null = nothing of it measured
+        unowned    {kind: count}; null where the source cannot know
+        services   [{direction, port, unit, states: {state: count}}], states without any left out
+        folded     number of services folded into "other"
+        listeners  [{family, address, port, unit, sockets, queue, limit}]
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from sockwatch import __version__
+from sockwatch.export.findings import Finding
+from sockwatch.observe.snapshot import (
+    Listener,
+    NamespaceView,
+    PassStatus,
+    ServiceKey,
+    Snapshot,
+    SourceStatus,
+)
+from sockwatch.tcp.model import Phase, phase_of
+from sockwatch.tcp.states import Family, State
+
+Document = dict[str, Any]
+"""What `json.dumps` takes."""
+
+_STATES: Final = sorted(State, key=lambda state: state or len(State))
+"""As the kernel numbers them, `unknown` last."""
+
+
+class Host(NamedTuple):
+    """The host that was looked at."""
+
+    name: str
+    kernel: str
+    """Release, as `uname -r` prints it."""
+
+
+def document(snapshot: Snapshot, findings: tuple[Finding, ...], host: Host) -> Document:
+    """The snapshot as the module's docstring describes it."""
+    return {
+        "version": __version__,
+        "host": host._asdict(),
+        "taken_seconds": snapshot.taken,
+        "source": _source(snapshot.source),
+        "passes": {kind.value: _pass(status) for kind, status in snapshot.passes.items()},
+        "findings": [_finding(one) for one in findings],
+        "namespaces": [_namespace(view) for view in snapshot.namespaces],
+    }
+
+
+def _source(source: SourceStatus) -> Document:
+    return {"name": source.name, "reason": source.reason, "since_seconds": source.since}
+
+
+def _pass(status: PassStatus) -> Document:
+    return {
+        "interval_seconds": status.interval,
+        "configured_interval_seconds": status.configured_interval,
+        "passes": status.passes,
+        "failures": dict(sorted(status.failures.items())),
+        "last_failure": status.last_failure,
+        "last_success_seconds": status.last_success,
+        "duration_seconds": status.duration,
+        "cpu_seconds": status.cpu_seconds,
+    }
+
+
+def _finding(finding: Finding) -> Document:
+    key, listener = finding.service, finding.listener
+    return {
+        "kind": finding.kind.value,
+        "message": finding.message,
+        "meaning": finding.meaning,
+        "count": finding.count,
+        "limit": finding.limit,
+        "netns": finding.netns,
+        **(key._asdict() if key else dict.fromkeys(ServiceKey._fields)),
+        "address": listener.address if listener else None,
+    }
+
+
+def _namespace(view: NamespaceView) -> Document:
+    services = sorted(view.services, key=_service_order)
+    return {
+        "netns": view.netns,
+        "sockets": {
+            family.label: {state.label: view.sockets.get((family, state)) for state in _STATES}
+            for family in Family
+        },
+        "phases": {phase.value: _phase(view, phase) for phase in Phase},
+        "unowned": view.unowned and {kind.value: n for kind, n in sorted(view.unowned.items())},
+        "services": [_service(view, key) for key in services],
+        "folded": view.folded,
+        "listeners": [_listener(one) for one in sorted(view.listeners, key=_listener_order)],
+    }
+
+
+def _phase(view: NamespaceView, phase: Phase) -> int | None:
+    counts = [count for (_, state), count in view.sockets.items() if phase_of(state) is phase]
+    return sum(counts) if counts else None
+
+
+def _service(view: NamespaceView, key: ServiceKey) -> Document:
+    states = view.services[key]
+    return {
+        **key._asdict(),
+        "states": {state.label: states[state] for state in _STATES if states.get(state)},
+    }
+
+
+def _service_order(key: ServiceKey) -> tuple[str, int, str, str]:
+    return key.direction, len(key.port), key.port, key.unit
+
+
+def _listener(listener: Listener) -> Document:
+    return {
+        "family": listener.family.label,
+        "address": listener.address,
+        "port": str(listener.port),
+        "unit": listener.unit,
+        "sockets": listener.sockets,
+        "queue": listener.queue,
+        "limit": listener.limit,
+    }
+
+
+def _listener_order(listener: Listener) -> tuple[int, Family, str, str]:
+    return listener.port, listener.family, listener.address, listener.unit
