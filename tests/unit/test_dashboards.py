@@ -19,6 +19,7 @@ import yaml
 from boards import Json
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import units
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from promql_parser import Call, MatrixSelector, VectorSelector
 
 GRAFANA = Path(__file__).parents[2] / "grafana"
@@ -68,11 +69,8 @@ def test_a_dashboard_edited_by_hand_is_told_and_mended(tmp_path: Path) -> None:
     assert edited.read_bytes() == boards.FILE.read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore:Prefer using dashboardv2:DeprecationWarning")
 def test_every_field_is_one_that_grafana_knows(board: Json) -> None:
     """The SDK drops a field that it does not know, so a misspelt one would be missing."""
-    from grafana_foundation_sdk.models.dashboard import Dashboard  # noqa: PLC0415 (its import warns)
-
     again = json.loads(json.dumps(Dashboard.from_json(board), cls=JSONEncoder))
     assert again == board
 
