@@ -12,9 +12,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
+
+from prometheus_client.metrics_core import Metric
 
 from sockwatch.config import Config, ConfigError
 from sockwatch.export.exposition import Exposition
@@ -98,7 +100,8 @@ class Daemon:
         )
 
     def _own_families(self) -> Iterable[Metric]:
-        http = HttpCounts(self._server.requests_in_flight, self._server.rejected)
+        rejected = {reason.value: number for reason, number in self._server.rejected.items()}
+        http = HttpCounts(self._server.requests_in_flight, rejected)
         return own_families(self._reloads, http)
 
     async def run(self) -> None:
@@ -112,8 +115,12 @@ class Daemon:
         loop.add_signal_handler(signal.SIGINT, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         await self._server.start(self._listeners)
-        polling = _PollThread(self._poller, self._on_pass, self._notifier.watchdog)
-        polling.finished = lambda: loop.call_soon_threadsafe(ended.set)
+        for listener in self._listeners:
+            log.info("listening", extra={"fields": {"address": address_of(listener)}})
+        polling = _PollThread(
+            partial(self._poller.run, publish=self._on_pass, alive=self._notifier.watchdog),
+            finished=lambda: loop.call_soon_threadsafe(ended.set),
+        )
         polling.start()
         await ended.wait()
         self._notifier.stopping()
@@ -138,7 +145,9 @@ class Daemon:
         try:
             config = self._reload()
         except ConfigError as error:
-            log.error("configuration not reloaded, the old one stays: %s", error)
+            log.error(  # noqa: TRY400  the problems say it all
+                "configuration not reloaded, the old one stays: %s", error
+            )
             self._reloads = self._reloads._replace(successful=False)
         else:
             self._poller.reconfigure(config)
@@ -147,23 +156,32 @@ class Daemon:
         self._notifier.ready()
 
 
+def address_of(listener: socket.socket) -> str:
+    """Where a socket listens, as it is written in a URL; a path for an AF_UNIX socket."""
+    name = listener.getsockname()
+    if not isinstance(name, tuple):
+        return str(name)
+    host, port, *_ = name
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 class _PollThread(threading.Thread):
-    """Runs the poller; an exception in it is kept for the main thread."""
+    """Runs the poller until `stop` is set; an exception in it is kept for the main thread."""
 
     def __init__(
-        self, poller: Poller, publish: Callable[[Snapshot], None], alive: Callable[[], None]
+        self, poll: Callable[[threading.Event], None], finished: Callable[[], object]
     ) -> None:
         super().__init__(name="poll", daemon=True)
         self.stop = threading.Event()
         self.crash: BaseException | None = None
-        self.finished: Callable[[], None] = lambda: None
-        self._run = partial(poller.run, self.stop, publish, alive)
+        self._poll = poll
+        self._finished = finished
 
     def run(self) -> None:
         """Poll; see `Poller.run`."""
         try:
-            self._run()
+            self._poll(self.stop)
         except BaseException as error:  # noqa: BLE001  raised again by Daemon.run
             self.crash = error
         finally:
-            self.finished()
+            self._finished()

@@ -39,6 +39,14 @@ def run(args: argparse.Namespace) -> int:
         for problem in error.problems:
             print(f"sockwatch run: {problem}", file=sys.stderr)
         return 2
+    if config.web.config_file:
+        # To serve without the protection that was asked for would be worse than not to serve.
+        print(
+            "sockwatch run: web.config_file is set, but this version knows neither TLS nor "
+            "authentication; remove it and listen on a loopback address behind a proxy",
+            file=sys.stderr,
+        )
+        return 1
     return _serve(config, configuration)
 
 
@@ -48,7 +56,7 @@ def _serve(config: Config, configuration: Callable[[], Config]) -> int:
 
     from sockwatch.daemon import Daemon
     from sockwatch.poll import NoSource
-    from sockwatch.service import inherited_sockets, setup_logging
+    from sockwatch.service import ActivationError, inherited_sockets, setup_logging
     from sockwatch.web.listen import ListenError, open_sockets
 
     faulthandler.enable()  # the watchdog's SIGABRT leaves a traceback of every thread
@@ -59,7 +67,7 @@ def _serve(config: Config, configuration: Callable[[], Config]) -> int:
         else:
             listeners = open_sockets(config.web.listen_address)
         daemon = Daemon(config, listeners, configuration)
-    except (ListenError, NoSource) as error:
+    except (ActivationError, ListenError, NoSource) as error:
         print(f"sockwatch run: {error}", file=sys.stderr)
         return 1
     asyncio.run(daemon.run())

@@ -73,7 +73,9 @@ class PsutilSource:
         try:
             return [_row(connection) for connection in self._connections()]
         except (OSError, psutil.Error) as error:
-            raise PassFailure(Cause.UNREADABLE, f"reading /proc/net through psutil: {error}") from error
+            raise PassFailure(
+                Cause.UNREADABLE, f"reading /proc/net through psutil: {error}"
+            ) from error
 
 
 def _row(connection: Any) -> Row:  # noqa: ANN401  psutil's record, untyped

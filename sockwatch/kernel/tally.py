@@ -10,8 +10,8 @@ from socket import ntohs
 from struct import Struct
 from typing import Final
 
-from sockwatch.kernel.failures import Cause, PassFailure
 from sockwatch.kernel.columns import ADDRESSES, ADDRESSES_INET, INODE, Table
+from sockwatch.kernel.failures import Cause, PassFailure
 from sockwatch.kernel.rows import read_rows
 from sockwatch.kernel.wire import DUMP_UNFINISHED, Dump
 from sockwatch.tcp.listening import Listening
@@ -52,7 +52,9 @@ def unowned_kind(state: State, timer: int | None, inode: int | None) -> Unowned 
 
 def plain_address(address: bytes) -> bytes:
     """An address with the v4-mapped form (RFC 4291 section 2.5.5.2) reduced to IPv4."""
-    return address[12:] if address.startswith(_MAPPED) and len(address) == _ADDRESS.size else address
+    return (
+        address[12:] if address.startswith(_MAPPED) and len(address) == _ADDRESS.size else address
+    )
 
 
 def count_rows(rows: Iterable[Row], listening: Listening, counts: Counts) -> None:

@@ -49,11 +49,12 @@ def view(
 def _sockets(watch: Reading, bulk: Counts | None) -> Mapping[tuple[Family, State], int]:
     """Counts for every family and every state that was measured, zeros included."""
     counted = watch.watched.sockets + Counter((row.family, row.state) for row in watch.listeners)
-    measured = [state for state in State if state not in CENSUS_STATES]
+    measured = set(State) - set(() if bulk else CENSUS_STATES)
     if bulk:
         counted += bulk.sockets
-        measured += CENSUS_STATES
-    return {(family, state): counted[family, state] for family in Family for state in measured}
+    return {
+        (family, state): counted[family, state] for family in Family for state in sorted(measured)
+    }
 
 
 def _unowned(watched: Counts, bulk: Counts | None) -> Mapping[Unowned, int] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sockwatch.kernel.cgroups import UnitResolver, find_mount
+from sockwatch.kernel.cgroups import UnitResolver
 from sockwatch.observe.snapshot import NamespaceView, ServiceKey
 from sockwatch.observe.view import view
 from sockwatch.tcp.records import Counts, Reading
@@ -12,7 +12,7 @@ class Host:
     """sockwatch's own network namespace across passes."""
 
     def __init__(self) -> None:
-        self._units = UnitResolver(find_mount())
+        self._units = UnitResolver()
         self._bulk: Counts | None = None
         self._shown: frozenset[ServiceKey] = frozenset()
 

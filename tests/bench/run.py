@@ -29,7 +29,7 @@ from population import (  # noqa: E402
     populate,
 )
 from subjects import Cost, measure_passes, peers  # noqa: E402
-from table import Line, cells, lines, markdown, svg, HEADINGS  # noqa: E402
+from table import HEADINGS, Line, cells, lines, markdown, svg  # noqa: E402
 
 ROUNDS: Final = 9
 PEER_ROUNDS: Final = 2

@@ -187,7 +187,12 @@ def _collectd(namespace: Namespace) -> Cost:
             "LoadPlugin tcpconns\n<Plugin tcpconns>\n  ListeningPorts true\n</Plugin>\n"
         )
         process = namespace.start(
-            "collectd", "-f", "-C", str(config), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            "collectd",
+            "-f",
+            "-C",
+            str(config),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(_COLLECTD_INTERVAL / 2)  # the first read comes at once
         cpu = cpu_of(process.pid)

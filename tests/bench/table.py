@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from math import log10
 from statistics import median
 from typing import Final, NamedTuple
 
@@ -52,7 +53,7 @@ HEADINGS: Final = ("population", "sockets", "look", "CPU ms", "wall ms", "peak R
 def cells(line: Line) -> tuple[str, ...]:
     """A line as it is printed."""
     rss = "" if line.peak_rss is None else f"{line.peak_rss / 1e6:.0f}"
-    wall = "" if line.wall != line.wall else f"{line.wall * 1e3:.1f}"  # noqa: PLR0124  nan
+    wall = "" if line.wall != line.wall else f"{line.wall * 1e3:.1f}"  # nan
     cpu = f"{line.cpu * 1e3:.1f}"
     return (
         line.population,
@@ -73,8 +74,6 @@ def markdown(results: Iterable[Line]) -> str:
 
 def svg(title: str, results: Sequence[Line]) -> str:
     """Horizontal bars of CPU time, on a logarithmic scale from 1 ms."""
-    from math import log10
-
     top = max(log10(max(line.cpu * 1e3, 1.0)) for line in results) or 1.0
     bars = []
     for row, line in enumerate(results):
