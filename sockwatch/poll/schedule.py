@@ -25,7 +25,7 @@ class Schedule:
     def __init__(self, intervals: Mapping[PassKind, float], budget: float) -> None:
         self._intervals = intervals
         self._budget = budget
-        self._due: dict[PassKind, float] = {}
+        self._ended: dict[PassKind, float] = {}
         self._costs: dict[PassKind, float] = {}
         self._stretch = 1.0
 
@@ -37,7 +37,7 @@ class Schedule:
     def reconfigure(self, intervals: Mapping[PassKind, float], budget: float) -> None:
         """Take other intervals or another budget; all passes become due."""
         self._intervals, self._budget = intervals, budget
-        self._due.clear()
+        self._ended.clear()
         self._adapt()
 
     def interval(self, kind: PassKind) -> float:
@@ -46,8 +46,14 @@ class Schedule:
 
     def next(self, now: float) -> tuple[PassKind, float]:
         """The next pass and the seconds until it is due; a census goes before a watch."""
-        kind = min(reversed(PassKind), key=lambda kind: self._due.get(kind, now))
-        return kind, max(0.0, self._due.get(kind, now) - now)
+        delays = {kind: max(0.0, self._due(kind, now) - now) for kind in reversed(PassKind)}
+        kind = min(delays, key=delays.__getitem__)
+        return kind, delays[kind]
+
+    def _due(self, kind: PassKind, now: float) -> float:
+        """By the factor of today, whatever it was when the last pass ended."""
+        ended = self._ended.get(kind)
+        return now if ended is None else ended + self.interval(kind)
 
     def finished(self, kind: PassKind, now: float, cost: float) -> None:
         """Note that a pass ended at `now` and took `cost` seconds of CPU.
@@ -59,10 +65,10 @@ class Schedule:
         self._costs[kind] = old + _WEIGHT * (cost - old)
         self._adapt()
         for done in PassKind if kind is PassKind.CENSUS else (kind,):
-            self._due[done] = now + self.interval(done)
+            self._ended[done] = now
 
     def _adapt(self) -> None:
         share = sum(cost / self._intervals[kind] for kind, cost in self._costs.items())
-        needed = max(1.0, share / self._budget) if self._budget else 1.0
+        needed = share / self._budget if self._budget else 0.0
         if needed > self._stretch or needed < self._stretch * _SLACK:
-            self._stretch = needed
+            self._stretch = max(1.0, needed)
