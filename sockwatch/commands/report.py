@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -33,7 +34,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="config.file",
         metavar="FILE",
         default=argparse.SUPPRESS,
-        help='configuration file of the daemon; "" = none (default: the daemon\'s)',
+        help="configuration file (default: that of the daemon, if there is one)",
     )
     parser.set_defaults(run=run)
 
@@ -47,6 +48,8 @@ def row_limit(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Look and tell; 0 if nothing looks wrong, 1 if something does or nothing can be read."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may not fit the locale
     from sockwatch.config import ConfigError, load
     from sockwatch.poll import NoSource
 

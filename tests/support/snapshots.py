@@ -42,21 +42,21 @@ class Service(NamedTuple):
     states: Mapping[State, int]
 
 
-def service(
-    port: int | str,
-    unit: str = "",
-    *,
-    direction: Direction = Direction.INBOUND,
-    **states: int,
-) -> Service:
-    """One service, its connections given by state label: `service(80, close_wait=3)`."""
-    counts = {State[label.upper()]: count for label, count in states.items()}
-    return Service(ServiceKey(direction, str(port), unit), counts)
+def service(port: int | str, unit: str = "", **states: int) -> Service:
+    """A service of this host, its connections by state label: `service(80, close_wait=3)`."""
+    return _service(Direction.INBOUND, port, unit, states)
 
 
 def outbound(port: int | str, unit: str = "", **states: int) -> Service:
-    """As `service`, but this host is the client and `port` the remote one."""
-    return service(port, unit, direction=Direction.OUTBOUND, **states)
+    """A service elsewhere that this host is a client of."""
+    return _service(Direction.OUTBOUND, port, unit, states)
+
+
+def _service(
+    direction: Direction, port: int | str, unit: str, counts: Mapping[str, int]
+) -> Service:
+    states = {State[label.upper()]: count for label, count in counts.items()}
+    return Service(ServiceKey(direction, str(port), unit), states)
 
 
 def listener(

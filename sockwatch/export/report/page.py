@@ -48,7 +48,8 @@ class Page:
 
     def section(self, title: str, *parts: str) -> str:
         """A title with what stands below it; empty parts take no line."""
-        return "\n".join([self.style.bold(title), *filter(None, parts)])
+        titles = map(self.style.bold, paragraph(title, self.prose).splitlines())
+        return "\n".join([*titles, *filter(None, parts)])
 
     def count(self, value: int | None, *, wrong: bool = False) -> Cell:
         """A number; zero steps back, and what is not known is not written as a number."""

@@ -26,6 +26,9 @@ _STANDINGS: Final = sorted(
 )
 """One for each state, in the order in which a connection goes through them."""
 
+_ROOM_FOR_ALL: Final = 80
+"""Columns from which on step and who acts next are shown, too."""
+
 _UNOWNED: Final[Mapping[Unowned, str]] = {
     Unowned.HALF_OPEN: "half-open",
     Unowned.NOT_ACCEPTED: "waiting for accept()",
@@ -62,8 +65,10 @@ def _table(view: NamespaceView, page: Page) -> str:
     rows = list(_rows(view, page))
     if not rows:
         return ""
-    titles = heading(page.style, "", "step", "IPv4", "IPv6", "all", "who acts next")
-    return table([titles, *rows], right={2, 3, 4}, width=page.room, indent=INDENT)
+    titles = heading(page.style, "", "IPv4", "IPv6", "all", "step", "who acts next")
+    columns = len(titles) if page.width >= _ROOM_FOR_ALL else len(titles) - 2
+    cells = [row[:columns] for row in [titles, *rows]]
+    return table(cells, right={1, 2, 3}, width=page.room, indent=INDENT)
 
 
 def _rows(view: NamespaceView, page: Page) -> Iterator[list[Cell]]:
@@ -81,8 +86,8 @@ def _row(standing: Standing, view: NamespaceView, page: Page, indent: str) -> li
     state = standing.state
     return [
         Cell(indent + state.label),
-        Cell(standing.step.replace(" of ", "/")),
         *(page.count(view.sockets.get((family, state))) for family in Family),
         page.count(_total(view, state)),
+        Cell(standing.step.replace(" of ", "/")),
         Cell(standing.waits_on),
     ]
