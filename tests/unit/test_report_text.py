@@ -299,6 +299,11 @@ def test_the_fullest_listeners_come_first() -> None:
     assert [row.split()[3].rpartition(":")[2] for row in rows] == ["2", "4", "1", "3", "5"]
 
 
+def test_one_waiting_at_a_listener_without_a_queue_fills_it() -> None:
+    row = table_of(text_of(snapshot(listener(1, queue=1, limit=0))), "Listeners")[1]
+    assert row.split()[:3] == ["1", "0", "100%"]
+
+
 def test_what_the_source_cannot_know_is_no_number() -> None:
     row = table_of(text_of(snapshot(listener(1, queue=None, limit=None))), "Listeners")[1]
     assert row.split() == ["-", "-", "-", "0.0.0.0:1", "-"]
@@ -319,6 +324,19 @@ def test_each_namespace_has_its_sections() -> None:
     assert "inbound port 2 (netns b)" in text
     assert "inbound     1" in "\n".join(table_of(text, "Services\n"))
     assert "inbound     2" in "\n".join(table_of(text, "Services in netns b"))
+
+
+def test_a_finding_is_not_held_against_its_namesake_in_another_namespace() -> None:
+    """The smaller service comes first only where it is the one that looks wrong."""
+    other = service(2, established=90)
+    guilty = namespace(service(1, close_wait=30), other, netns="b")
+    innocent = namespace(service(1, established=30), other)
+    text = text_of(of_namespaces(innocent, guilty))
+    order = [
+        [row.split()[1] for row in table_of(text, title)[1:] if row.startswith("  inbound")]
+        for title in ("Services\n", "Services in netns b")
+    ]
+    assert order == [["2", "1"], ["1", "2"]]
 
 
 def test_old_figures_are_said_to_be_old() -> None:
