@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from operator import getitem
 from socket import htons
 from typing import Final
 
+from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Direction, Family
 
@@ -35,6 +37,14 @@ class Listening:
     def direction(self, family: Family, port: int) -> Direction:
         """The direction of a connection of `family` whose local port is `port`."""
         return Direction.INBOUND if self.raw[family][htons(port)] else Direction.OUTBOUND
+
+    def inbound(self, batch: Batch) -> Sequence[int]:
+        """1 for each inbound connection of a batch, 0 for each outbound one."""
+        families, ports = batch.families(), batch.local_ports()
+        first = families[:1]
+        if families.count(first) == len(families):
+            return [*map(self.raw[first[0]].__getitem__, ports)]
+        return [*map(getitem, map(self.raw.__getitem__, families), ports)]
 
 
 def _families_served(listener: Row) -> tuple[Family, ...]:

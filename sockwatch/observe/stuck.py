@@ -1,0 +1,170 @@
+"""Connections that have been in a watched state for too long: how many, how old, which.
+
+Built batch by batch while a watch pass reads; nothing here is done per socket in Python that
+could be done per column.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from socket import ntohs
+from typing import Final, NamedTuple
+
+from sockwatch.observe.ages import AgePass, Generation
+from sockwatch.tcp.batch import Batch, Chosen
+from sockwatch.tcp.causes import BY_STATE, BY_UNREAD, Cause
+from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.records import ServicePort
+from sockwatch.tcp.states import Direction, State
+from sockwatch.tcp.timers import TimerLaws, backoff_age
+
+TIMER_TIME_WAIT: Final = 3
+"""`idiag_timer` of a mini socket: the kernel alone holds it, and for a bounded time."""
+
+_MOST_UNREAD: Final = len(BY_UNREAD) - 1
+CAUSES: Final = (*BY_UNREAD, Cause.NOT_ACCEPTED, Cause.HALF_CLOSED, Cause.UNANSWERED)
+"""Causes by the small number that stands for them in columns; unread bytes index the first."""
+_CODES: Final = {cause: code for code, cause in enumerate(CAUSES)}
+_DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
+
+_TIMED: Final = frozenset({State.SYN_SENT, State.SYN_RECV})
+"""States whose age the retransmission timer tells."""
+
+
+class StuckPort(NamedTuple):
+    """Stuck connections that belong together before their cgroup has a name."""
+
+    service: ServicePort
+    cause: Cause
+
+
+class Marked(NamedTuple):
+    """Stuck connections themselves, packed: position i of every column is the same one."""
+
+    state: State
+    records: bytes
+    """`struct inet_diag_msg`, 72 bytes each."""
+    moments: array[float]
+    """Since when; monotonic seconds."""
+    cgroups: array[int]
+    inbound: bytes
+    """1 for inbound, 0 for outbound."""
+    causes: bytes
+    """Positions in `CAUSES`."""
+
+
+class Limits(NamedTuple):
+    """How long is normal, in seconds; see the section `ages` of the configuration."""
+
+    by_state: Mapping[State, float]
+    not_accepted: float
+
+    def of(self, state: State) -> float:
+        """The limit of a state; ESTABLISHED is watched only before it is accepted."""
+        return self.not_accepted if state is State.ESTABLISHED else self.by_state[state]
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """What a watch pass says of ages."""
+
+    stuck: Mapping[StuckPort, int]
+    oldest: Mapping[ServicePort, float]
+    """Seconds in the state, of the connection that is there longest."""
+    ages: Mapping[State, Counter[float]]
+    """How many connections have each age; seconds."""
+    marked: tuple[Marked, ...]
+    generation: Generation
+
+
+_Key = tuple[int, int, int, int, float]
+"""Inbound flag, raw port, cgroup, code of the cause, moment of entry."""
+
+
+@dataclass(slots=True)
+class StuckTally:
+    """Collects the watched connections of one pass, batch by batch."""
+
+    ages: AgePass
+    listening: Listening
+    limits: Limits
+    laws: TimerLaws
+    _counts: dict[State, Counter[_Key]] = field(default_factory=dict)
+    _marked: list[Marked] = field(default_factory=list)
+
+    def add(self, batch: Batch) -> None:
+        """Take a batch. Minis are left out: the kernel ends them by itself."""
+        state = batch.state
+        if state is State.ESTABLISHED:
+            batch = Chosen(batch, [inode == 0 for inode in batch.inodes()])
+        elif state not in self.limits.by_state:
+            return
+        if TIMER_TIME_WAIT in batch.timers():
+            batch = Chosen(batch, [timer != TIMER_TIME_WAIT for timer in batch.timers()])
+        mask = self.ages.followed(batch.cookies())
+        if mask is not None:
+            batch = Chosen(batch, mask)
+        if batch:
+            self._add(state, batch)
+
+    def _add(self, state: State, batch: Batch) -> None:
+        moments = self._moments(state, batch)
+        inbound, cgroups, causes = self.listening.inbound(batch), batch.cgroups(), _causes(batch)
+        sides = zip(inbound, batch.local_ports(), batch.remote_ports(), strict=True)
+        ports = [local if flag else remote for flag, local, remote in sides]
+        keys = zip(inbound, ports, cgroups, causes, moments, strict=True)
+        self._counts.setdefault(state, Counter()).update(keys)
+        latest = self.ages.now - self.limits.of(state)
+        over = [moment <= latest for moment in moments]
+        if any(over):
+            self._marked.append(
+                Marked(
+                    state,
+                    b"".join(compress(batch.records(), over)),
+                    array("d", compress(moments, over)),
+                    array("Q", compress(cgroups, over)),
+                    bytes(compress(inbound, over)),
+                    bytes(compress(causes, over)),
+                )
+            )
+
+    def _moments(self, state: State, batch: Batch) -> Sequence[float]:
+        """Since when: by the kernel's timer where there is one, else by memory."""
+        if state not in _TIMED:
+            return self.ages.moments(state, batch.cookies())
+        linear = self.laws.linear_syn_timeouts if state is State.SYN_SENT else 0
+        now, timers = self.ages.now, zip(batch.retransmits(), batch.expires(), strict=True)
+        return [now - backoff_age(times, expires, linear) for times, expires in timers]
+
+    def finish(self) -> Ages:
+        """All that the pass says."""
+        stride = self.ages.previous.stride
+        stuck: Counter[StuckPort] = Counter()
+        oldest: dict[ServicePort, float] = {}
+        ages: dict[State, Counter[float]] = {state: Counter() for state in self.limits.by_state}
+        for state, counts in self._counts.items():
+            limit = self.limits.of(state)
+            for (inbound, raw_port, cgroup, code, moment), number in counts.items():
+                service = ServicePort(_DIRECTIONS[inbound], ntohs(raw_port), cgroup, state)
+                age = self.ages.now - moment
+                oldest[service] = max(age, oldest.get(service, 0.0))
+                ages.setdefault(state, Counter())[age] += number * stride
+                stuck[StuckPort(service, CAUSES[code])] += number * stride if age >= limit else 0
+        return Ages(stuck, oldest, ages, tuple(self._marked), self.ages.finish())
+
+
+def _causes(batch: Batch) -> Sequence[int]:
+    """Positions in `CAUSES`."""
+    if batch.state is not State.CLOSE_WAIT:
+        return bytes([_CODES[BY_STATE[batch.state]]]) * len(batch)
+    unread, inodes = batch.receive_queues(), batch.inodes()
+    # A call of min() per socket would take twice as long.
+    codes = [queue if queue < _MOST_UNREAD else _MOST_UNREAD for queue in unread]  # noqa: FURB136
+    if 0 in inodes:
+        never = _CODES[Cause.NOT_ACCEPTED]
+        return [code if inode else never for code, inode in zip(codes, inodes, strict=True)]
+    return codes

@@ -1,0 +1,52 @@
+"""Ages that the kernel's own timers tell, right from the first look.
+
+Sources: `net/ipv4/inet_connection_sock.c` (reqsk_timer_handler), `net/ipv4/tcp_timer.c`,
+`net/ipv4/inet_timewait_sock.c`; intervals measured on Linux 6.18.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from sockwatch.tcp.model import TIME_WAIT_SECONDS
+
+INITIAL_TIMEOUT: Final = 1.0
+"""TCP_TIMEOUT_INIT of `include/net/tcp.h`: seconds until the first SYN is sent again."""
+LONGEST_TIMEOUT: Final = 120.0
+"""TCP_RTO_MAX of `include/net/tcp.h`, in seconds."""
+
+
+class TimerLaws(NamedTuple):
+    """What this host's kernel does, as far as its sysctls change it."""
+
+    linear_syn_timeouts: int = 0
+    """`tcp_syn_linear_timeouts` (Linux 6.5 and newer): how many timeouts come before doubling."""
+    fin_timeout: float = 60.0
+    """`tcp_fin_timeout` in seconds."""
+
+
+def backoff_age(retransmits: int, expires: int, linear: int = 0) -> float:
+    """Seconds since the first transmission of something that is sent again with backoff.
+
+    Args:
+        retransmits: how often it has been sent again.
+        expires: milliseconds until it is sent again.
+        linear: how many intervals beyond the first are as short as the first.
+    """
+    begun = sum(_interval(number, linear) for number in range(retransmits + 1))
+    return max(0.0, begun - expires / 1000)
+
+
+def _interval(number: int, linear: int) -> float:
+    doubled = min(max(0, number - linear), 16)  # more would only overflow, the longest is reached
+    return min(INITIAL_TIMEOUT * 2.0**doubled, LONGEST_TIMEOUT)
+
+
+def time_wait_age(expires: int) -> float:
+    """Seconds that a TIME_WAIT socket has been there, or since it was last refreshed."""
+    return max(0.0, TIME_WAIT_SECONDS - expires / 1000)
+
+
+def fin_wait2_age(expires: int, laws: TimerLaws) -> float:
+    """Seconds that the kernel alone has held a FIN_WAIT2 socket."""
+    return max(0.0, laws.fin_timeout - expires / 1000)
