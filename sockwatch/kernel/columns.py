@@ -37,6 +37,8 @@ ADDRESSES_INET: Final = (6, 10)
 INODE: Final = 21
 """Word of the inode."""
 
+_CGROUP_ID: Final = (INET_DIAG_CGROUP_ID, 2 * _WORD)
+"""Type and size of the cgroup id."""
 _HEADER_WORDS: Final = (0, 1, 2)
 """Length; type and flags; sequence."""
 
@@ -61,15 +63,16 @@ class Table:
         length, kind = check_message(datagram, 0, sequence)
         if kind is not Kind.ROW or length % _WORD or len(datagram) % length:
             return None
-        headers = {at // _WORD: kind for kind, at, _ in attributes(datagram, 0, length)}
+        found = [*attributes(datagram, 0, length)]
+        headers = (*_HEADER_WORDS, *(at // _WORD for _, at, _ in found))
         words = datagram.cast("I")
         stride = length // _WORD
-        if not all(_constant(words[at::stride]) for at in (*_HEADER_WORDS, *headers)):
+        if not all(_constant(words[at::stride]) for at in headers):
             return None
         if bytes(datagram[STATE_AT::length]).strip(bytes([state])):
             return None
-        cgroup = next((at + 1 for at, kind in headers.items() if kind == INET_DIAG_CGROUP_ID), None)
-        return cls(datagram, length, cgroup)
+        ids = [at // _WORD + 1 for kind, at, size in found if (kind, size) == _CGROUP_ID]
+        return cls(datagram, length, ids[-1] if ids else None)
 
     def __len__(self) -> int:
         """The number of messages."""

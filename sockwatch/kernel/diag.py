@@ -126,10 +126,11 @@ class DiagSocket:
     def _receive(self) -> memoryview:
         while True:
             size, _, flags, sender = self._socket.recvmsg_into([self._buffer])
+            if sender[0] != 0:  # only the kernel speaks with port id 0
+                continue
             if flags & socket.MSG_TRUNC:
                 raise PassFailure(Cause.TRUNCATED, f"datagram larger than {BUFFER_BYTES} bytes")
-            if sender[0] == 0:  # only the kernel speaks with port id 0
-                return self._buffer[:size]
+            return self._buffer[:size]
 
 
 def _failure(error: OSError, doing: str) -> PassFailure:

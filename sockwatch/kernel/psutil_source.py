@@ -1,6 +1,8 @@
 """The psutil source: fewer facts, dearer, but it needs nothing except /proc.
 
-There are no cookies, queues, inodes or cgroups here; those fields stay `None`.
+There are no cookies, queues, inodes or cgroups here; those fields stay `None`. psutil answers with
+a set, so listeners that share an address (SO_REUSEPORT) are one where their processes cannot be
+seen.
 """
 
 from __future__ import annotations
@@ -72,10 +74,10 @@ class PsutilSource:
 
         try:
             return [_row(connection) for connection in self._connections()]
-        except (OSError, psutil.Error) as error:
-            raise PassFailure(
-                Cause.UNREADABLE, f"reading /proc/net through psutil: {error}"
-            ) from error
+        # What psutil cannot parse it answers with whatever its parser stumbled over.
+        except (OSError, psutil.Error, RuntimeError, LookupError, ValueError) as error:
+            why = f"reading /proc/net through psutil: {type(error).__name__}: {error}"
+            raise PassFailure(Cause.UNREADABLE, why) from error
 
 
 def _row(connection: Any) -> Row:  # noqa: ANN401  psutil's record, untyped

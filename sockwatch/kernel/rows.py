@@ -17,6 +17,7 @@ from sockwatch.kernel.wire import (
     DUMP_UNFINISHED,
     HEADER,
     INET_DIAG_CGROUP_ID,
+    INET_DIAG_NONE,
     INET_DIAG_SKV6ONLY,
     MESSAGE,
     Dump,
@@ -76,7 +77,8 @@ def attributes(datagram: memoryview, at: int, end: int) -> Iterator[tuple[int, i
         if end - position < ATTRIBUTE.size:
             raise PassFailure(Cause.MALFORMED, "attribute header beyond the end of its message")
         length, kind = ATTRIBUTE.unpack_from(datagram, position)
-        if length < ATTRIBUTE.size or position + length > end:
+        # No attribute has type 0, but the header of a message that was swallowed reads like one.
+        if kind == INET_DIAG_NONE or length < ATTRIBUTE.size or position + length > end:
             raise PassFailure(Cause.MALFORMED, f"attribute {kind} announces {length} bytes")
         yield kind, position, length - ATTRIBUTE.size
         position += aligned(length)

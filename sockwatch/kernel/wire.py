@@ -38,6 +38,7 @@ ERRNO: Final = Struct("=i")
 ATTRIBUTES_AT: Final = HEADER.size + MESSAGE.size
 """Where the attributes of a reply begin, in bytes from its start."""
 
+INET_DIAG_NONE: Final = 0
 INET_DIAG_SKV6ONLY: Final = 11
 INET_DIAG_CGROUP_ID: Final = 21
 
@@ -104,7 +105,7 @@ def check_message(view: memoryview, at: int, sequence: int) -> tuple[int, Kind]:
 
 def _control(view: memoryview, at: int, length: int, kind: int) -> Kind:
     """Handle a message that is no row."""
-    if kind == NLMSG_NOOP:
+    if kind == NLMSG_NOOP and length == HEADER.size:
         return Kind.NOTHING
     if kind == NLMSG_OVERRUN:
         raise PassFailure(Cause.OVERRUN, "the kernel reports lost messages")
