@@ -1,0 +1,80 @@
+"""Inbound or outbound: told by who listens, in either byte order."""
+
+from itertools import product
+from socket import htons
+
+import pytest
+from mixtures import listener
+
+from sockwatch.tcp import listening
+from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.records import Row
+from sockwatch.tcp.states import Direction, Family
+
+BOTH = {Family.INET, Family.INET6}
+SERVED = {
+    "any IPv4 address": (listener(80), {Family.INET}),
+    "one IPv4 address": (listener(80, "10.0.0.1"), {Family.INET}),
+    "any address": (listener(80, "::", v6_only=False), BOTH),
+    "any IPv6 address": (listener(80, "::", v6_only=True), {Family.INET6}),
+    "any address, and an old kernel": (listener(80, "::"), BOTH),
+    "one IPv6 address": (listener(80, "::1", v6_only=False), {Family.INET6}),
+    "one mapped address": (listener(80, "::ffff:10.0.0.1", v6_only=False), BOTH),
+}
+
+
+@pytest.mark.parametrize("name", SERVED)
+def test_which_families_a_listener_serves(name: str) -> None:
+    row, families = SERVED[name]
+    found = Listening([row])
+    assert {
+        family for family in Family if found.direction(family, 80) is Direction.INBOUND
+    } == families
+    assert found.direction(row.family, 81) is Direction.OUTBOUND
+
+
+def test_listeners_add_up() -> None:
+    found = Listening([listener(80), listener(81), listener(80, "::1"), listener(80)])
+    everything = product(Family, range(1 << 16))
+    assert [each for each in everything if inward(found, *each)] == [
+        (Family.INET, 80),
+        (Family.INET, 81),
+        (Family.INET6, 80),
+    ]
+
+
+def inward(found: Listening, family: Family, port: int) -> bool:
+    return found.direction(family, port) is Direction.INBOUND
+
+
+def test_without_listeners_all_is_outbound() -> None:
+    found = Listening([])
+    assert not any(inward(found, family, port) for family in Family for port in (0, 80, 65535))
+
+
+PORTS = (0, 1, 80, 255, 256, 0x5000, 0xFF00, 65535)
+
+
+@pytest.fixture(params=["this machine's", "network"])
+def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Byte orders: this machine's, and that of one whose own is the network's."""
+    if request.param == "network":
+        monkeypatch.setattr(listening, "htons", int)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("port", PORTS)
+def test_ports_are_looked_up_as_they_stand_in_a_record(port: int, order: str) -> None:
+    found = Listening([listener(port), listener(7, "::1")])
+    at = htons(port) if order != "network" else port
+    flags = found.raw[Family.INET]
+    assert len(flags) == 1 << 16
+    assert [index for index, flag in enumerate(flags) if flag] == [at]
+    assert found.raw[Family.INET6].count(1) == 1
+
+
+def test_the_lookup_for_records_agrees_with_the_one_for_rows() -> None:
+    rows: list[Row] = [listener(port * 31 % 65536) for port in range(500)]
+    found = Listening(rows)
+    for port in range(1 << 16):
+        assert found.raw[Family.INET][htons(port)] == inward(found, Family.INET, port)
