@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
 from typing import Final
@@ -82,7 +83,7 @@ class Poller:
         publish: Callable[[Snapshot], None],
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Poll until `stop` is set.
+        """Poll until `stop` is set, then close the source.
 
         Args:
             stop: ends the loop at once while it waits, else after the pass under way.
@@ -90,20 +91,25 @@ class Poller:
             alive: called after every pass and every `NAP` seconds between passes: never while
                 a pass hangs.
         """
-        while not stop.is_set():
-            kind, delay = self._schedule.next(self._clocks.monotonic())
-            if delay:
-                stop.wait(min(delay, NAP))
-            else:
-                self.step(kind)
-                publish(self.snapshot())
-            alive()
+        with closing(self):
+            while not stop.is_set():
+                kind, delay = self._schedule.next(self._clocks.monotonic())
+                if delay:
+                    stop.wait(min(delay, NAP))
+                else:
+                    self.step(kind)
+                    publish(self.snapshot())
+                alive()
+
+    def close(self) -> None:
+        """Let go of the source; another pass opens it again."""
+        self._sources.current.close()
 
     def step(self, kind: PassKind) -> bool:
         """Run one pass now; True if it succeeded."""
         self._adopt_config()
         self._recheck()
-        return self._pass(kind) or (self._give_up_source() and self._pass(kind))
+        return self._pass(kind) or (self._give_up_source(kind) and self._pass(kind))
 
     def _adopt_config(self) -> None:
         config, old = self._next_config, self._config
@@ -146,10 +152,11 @@ class Poller:
         self._schedule.finished(kind, self._clocks.monotonic(), cost)
         self._failures_in_a_row += _PATIENCE if failure.cause in UNUSABLE else 1
 
-    def _give_up_source(self) -> bool:
-        """After failures that a new try will not mend, choose again; True if that helped."""
+    def _give_up_source(self, kind: PassKind) -> bool:
+        """After failures that a new try will not mend, take another; True if there is one."""
+        why = self._records[kind].last_failure or ""
         hopeless = self._failures_in_a_row >= _PATIENCE
-        return hopeless and self._note_change(self._sources.replace())
+        return hopeless and self._note_change(self._sources.replace(why))
 
     def _note_change(self, changed: bool) -> bool:  # noqa: FBT001  handed through
         if changed:
@@ -177,8 +184,8 @@ def look_once(config: Config) -> Snapshot:
     Raises:
         NoSource: nothing can be read here.
     """
-    poller = Poller(config)
-    good, snapshot = poller.step(PassKind.CENSUS), poller.snapshot()
+    with closing(Poller(config)) as poller:
+        good, snapshot = poller.step(PassKind.CENSUS), poller.snapshot()
     if not good:
         raise NoSource(f"the census failed ({snapshot.passes[PassKind.CENSUS].last_failure})")
     return snapshot

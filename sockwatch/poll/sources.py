@@ -54,9 +54,17 @@ class SourceChoice:
         self.current, self.reason = _first_working([make() for make in candidates])
 
     def prefer(self, candidates: Makers) -> bool:
-        """Choose anew among sources in another order; see `replace`."""
+        """Choose anew among sources in another order.
+
+        Returns:
+            Whether the source is another now; if none works the current one stays.
+        """
         self._candidates = candidates
-        return self.replace()
+        try:
+            return self._take(*_first_working([make() for make in candidates]))
+        except NoSource as error:
+            self.reason = str(error)
+            return False
 
     def improve(self) -> bool:
         """Go back to a source that is preferred over the current one, if it works again.
@@ -74,17 +82,23 @@ class SourceChoice:
             self.reason = str(error)
             return False
 
-    def replace(self) -> bool:
-        """Choose again among all.
+    def replace(self, why: str) -> bool:
+        """Leave the current source for another, whatever its probe would say.
+
+        Args:
+            why: what its passes fail with.
 
         Returns:
-            Whether the source is another now; if none works the current one stays.
+            Whether the source is another now; if no other works the current one stays.
         """
+        refusal = f"{self.current.name} does not work ({why})"
+        others = [make() for make in self._candidates]
         try:
-            return self._take(*_first_working([make() for make in self._candidates]))
+            source, _ = _first_working([one for one in others if one.name != self.current.name])
         except NoSource as error:
-            self.reason = str(error)
+            self.reason = "; ".join(filter(None, (refusal, str(error))))
             return False
+        return self._take(source, refusal)
 
     def _take(self, source: Probed, reason: str) -> bool:
         changed = source.name != self.current.name

@@ -1,0 +1,187 @@
+"""The poll thread keeps its schedule, tells that it lives, stops when told, and dies of errors."""
+
+import time
+from dataclasses import replace
+from threading import Event, Thread
+
+import pytest
+from fake_sources import (
+    BUSY,
+    REFUSED,
+    UNLIMITED,
+    UNREADABLE,
+    WALL,
+    Bench,
+    FakeNetlink,
+    Time,
+    status,
+)
+
+from sockwatch.config import CensusConfig, Config, WatchConfig
+from sockwatch.observe.snapshot import PassKind, Snapshot
+from sockwatch.poll import NoSource, Poller, look_once
+from sockwatch.poll import poller as poller_module
+from sockwatch.poll.poller import NAP
+from sockwatch.tcp.records import Reading
+from sockwatch.tcp.states import Family, State
+
+WATCH, CENSUS = PassKind.WATCH, PassKind.CENSUS
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+class Stop(Event):
+    """Moves the clock instead of waiting, and is set when the time of the test is over."""
+
+    def __init__(self, time: Time, seconds: float) -> None:
+        super().__init__()
+        self._time = time
+        self._end = time.monotonic + seconds
+        self.waits: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waits.append(timeout)
+        self._time.move(timeout)
+        if self._time.monotonic > self._end:
+            self.set()
+        return self.is_set()
+
+
+def run(bench: Bench, seconds: float) -> tuple[list[Snapshot], list[str], list[float]]:
+    """Snapshots published, what happened in which order, and how long was waited each time."""
+    stop, snapshots, events = Stop(bench.time, seconds), list[Snapshot](), list[str]()
+
+    def publish(snapshot: Snapshot) -> None:
+        snapshots.append(snapshot)
+        events.append("publish")
+
+    bench.poller().run(stop, publish, lambda: events.append("alive"))
+    return snapshots, events, stop.waits
+
+
+def test_it_looks_at_once_and_then_by_its_schedule(bench: Bench) -> None:
+    snapshots, _, _ = run(bench, 29.5)
+    assert len(snapshots) == 30
+    assert bench.netlink.asked == {"probe": 1, "census": 2, "watch": 28}
+    assert [shot.taken - WALL for shot in snapshots] == [*range(30)]
+
+
+def test_a_snapshot_is_published_also_after_a_failed_pass(bench: Bench) -> None:
+    bench.psutil.refusal = UNREADABLE
+    bench.netlink.failure = BUSY
+    snapshots, _, _ = run(bench, 3.5)
+    assert [shot.passes[CENSUS].failures["busy"] for shot in snapshots] == [1, 1, 1, 1]
+    assert [shot.passes[WATCH].failures["busy"] for shot in snapshots] == [0, 1, 2, 3]
+
+
+def test_a_published_snapshot_never_changes(bench: Bench) -> None:
+    snapshots, _, _ = run(bench, 2.5)
+    first, *_, last = snapshots
+    assert (first.passes[CENSUS].passes, first.passes[WATCH].passes) == (1, 0)
+    assert last.passes[WATCH].passes == 2
+    assert first.namespaces[0].sockets is not last.namespaces[0].sockets
+
+
+def test_it_gives_a_sign_of_life_after_each_pass_and_between_passes(bench: Bench) -> None:
+    """By it the watchdog knows that no pass hangs, however rare passes are."""
+    bench.config = replace(
+        UNLIMITED, watch=WatchConfig(interval=60), census=CensusConfig(interval=600)
+    )
+    _, events, waits = run(bench, 120)
+    assert events[:2] == ["publish", "alive"]
+    assert events.count("alive") == len(waits) + events.count("publish")
+    assert max(waits) == NAP
+    assert events.count("publish") == 3
+
+
+def test_it_does_not_wake_up_without_need(bench: Bench) -> None:
+    _, _, waits = run(bench, 60)
+    assert len(waits) <= 61
+
+
+def test_it_stops_at_once_while_it_waits(bench: Bench) -> None:
+    stop, published = Event(), Event()
+    poller = Poller(UNLIMITED, candidates=bench.candidates())
+    thread = Thread(target=poller.run, args=(stop, lambda _: published.set()))
+    thread.start()
+    assert published.wait(5)
+    stop.set()
+    thread.join(0.5)
+    assert not thread.is_alive()
+
+
+def test_it_does_not_begin_when_it_is_stopped_already(bench: Bench) -> None:
+    stop = Event()
+    stop.set()
+    bench.poller().run(stop, lambda _: pytest.fail("published"))
+    assert bench.netlink.asked == {"probe": 1}
+
+
+def test_an_error_of_ours_ends_the_loop_and_nothing_more_is_published(bench: Bench) -> None:
+    bench.netlink.failure, bench.netlink.failing = ZeroDivisionError(), ["watch"]
+    snapshots: list[Snapshot] = []
+    with pytest.raises(ZeroDivisionError):
+        bench.poller().run(Stop(bench.time, 60), snapshots.append)
+    assert len(snapshots) == 1
+
+
+class Helped(FakeNetlink):
+    """A source that lets another thread do its work."""
+
+    def watch(self) -> Reading:
+        helper = Thread(target=work, args=(0.1,))
+        helper.start()
+        helper.join()
+        return super().watch()
+
+
+def work(seconds: float) -> None:
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+def test_only_the_cpu_time_of_the_poll_thread_is_held_against_the_budget(bench: Bench) -> None:
+    """Scrapes are served and rendered by other threads meanwhile."""
+    poller = Poller(UNLIMITED, candidates=[lambda: Helped(bench.netlink)])
+    assert poller.step(WATCH)
+    assert status(poller, WATCH).cpu_seconds < 0.05
+    duration = status(poller, WATCH).duration
+    assert duration is not None
+    assert duration >= 0.1
+
+
+@pytest.fixture
+def only_candidates(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller_module, "makers", lambda _: bench.candidates())
+
+
+@pytest.mark.usefixtures("only_candidates")
+def test_one_look_is_a_census_and_leaves_nothing_open(bench: Bench) -> None:
+    (seen,) = look_once(Config()).namespaces
+    assert seen.sockets[Family.INET, State.ESTABLISHED] == 7
+    assert bench.netlink.asked == {"probe": 1, "census": 1}
+    assert bench.netlink.left_open == 0
+
+
+@pytest.mark.usefixtures("only_candidates")
+def test_one_look_goes_to_the_other_source_if_it_must(bench: Bench) -> None:
+    bench.netlink.failure = REFUSED
+    assert look_once(Config()).source.name == "psutil"
+
+
+@pytest.mark.usefixtures("only_candidates")
+def test_one_look_that_fails_says_why(bench: Bench) -> None:
+    bench.netlink.failure = BUSY
+    with pytest.raises(NoSource, match="busy: receiving a socket dump: EBUSY"):
+        look_once(Config())
+    assert bench.netlink.left_open == 0
+
+
+def test_a_poller_that_has_stopped_leaves_nothing_open(bench: Bench) -> None:
+    run(bench, 3)
+    assert bench.netlink.left_open == 0
