@@ -1,0 +1,131 @@
+"""Listening sockets become what operators call a listener."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from readings import listening
+
+from sockwatch.observe.listeners import listeners, unit_by_port
+from sockwatch.observe.snapshot import Listener
+from sockwatch.tcp.records import Row
+from sockwatch.tcp.states import Family
+
+UNITS = {1: "web.service", 2: "other-web.service", 3: ""}
+
+
+def unit_of(cgroup: int) -> str:
+    return UNITS.get(cgroup, "")
+
+
+def seen(*rows: Row) -> tuple[Listener, ...]:
+    return listeners(rows, unit_of)
+
+
+def test_a_socket_is_a_listener() -> None:
+    assert seen(listening(80, "192.0.2.1", cgroup=1, queue=3, limit=128)) == (
+        Listener(Family.INET, "192.0.2.1", 80, "web.service", sockets=1, queue=3, limit=128),
+    )
+
+
+def test_nothing_listens() -> None:
+    assert seen() == ()
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "::", "::1", "2001:db8::1"])
+def test_addresses_are_written_as_people_write_them(address: str) -> None:
+    (only,) = seen(listening(80, address))
+    assert only.address == address
+    assert only.family is (Family.INET6 if ":" in address else Family.INET)
+
+
+def test_a_mapped_address_stays_what_it_is() -> None:
+    (only,) = seen(listening(80, "::ffff:127.0.0.1"))
+    assert (only.family, only.address) == (Family.INET6, "::ffff:127.0.0.1")
+
+
+def test_sockets_that_share_an_address_are_one_listener() -> None:
+    """SO_REUSEPORT: each has an accept queue of its own, clients are spread over all of them."""
+    workers = [listening(80, cgroup=1, queue=queue, limit=128) for queue in (3, 0, 129)]
+    (group,) = seen(*workers)
+    assert (group.sockets, group.queue, group.limit) == (3, 132, 384)
+
+
+def test_what_differs_in_address_port_or_unit_is_apart() -> None:
+    found = seen(
+        listening(80, "0.0.0.0", cgroup=1),
+        listening(80, "::", cgroup=1),
+        listening(80, "127.0.0.1", cgroup=1),
+        listening(81, "0.0.0.0", cgroup=1),
+        listening(80, "0.0.0.0", cgroup=2),
+    )
+    assert [one.sockets for one in found] == [1] * 5
+    assert len({(one.address, one.port, one.unit) for one in found}) == 5
+
+
+def test_two_cgroups_of_one_unit_are_one_listener() -> None:
+    UNITS[7] = "web.service"
+    (group,) = seen(listening(80, cgroup=1), listening(80, cgroup=7))
+    assert (group.unit, group.sockets) == ("web.service", 2)
+    del UNITS[7]
+
+
+def test_unix_sockets_of_unknown_cgroup_have_no_unit() -> None:
+    (only,) = seen(listening(80, cgroup=None))
+    assert only.unit == ""
+
+
+@pytest.mark.parametrize(("queue", "limit"), [(None, None), (None, 128), (0, None)])
+def test_an_unknown_queue_stays_unknown(queue: int | None, limit: int | None) -> None:
+    (only,) = seen(listening(80, queue=queue, limit=limit))
+    assert (only.queue, only.limit) == (queue, limit)
+
+
+def test_a_sum_of_which_a_part_is_unknown_is_unknown() -> None:
+    (group,) = seen(listening(80, queue=2, limit=128), listening(80, queue=None, limit=None))
+    assert (group.sockets, group.queue, group.limit) == (2, None, None)
+
+
+ROWS = st.lists(
+    st.builds(
+        listening,
+        st.sampled_from([22, 80, 443]),
+        st.sampled_from(["0.0.0.0", "127.0.0.1", "::", "::1"]),
+        cgroup=st.sampled_from([None, 0, 1, 2]),
+        queue=st.integers(0, 200),
+        limit=st.integers(0, 4096),
+    ),
+    max_size=20,
+)
+
+
+@given(ROWS, st.randoms(use_true_random=False))
+def test_no_order_of_sockets_changes_the_listeners(rows: list[Row], random: object) -> None:
+    """Else the page would jump about, and nothing would be found again."""
+    expected = seen(*rows)
+    shuffled = rows.copy()
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert seen(*shuffled) == expected
+    assert [one.port for one in expected] == sorted(one.port for one in expected)
+
+
+@given(ROWS)
+def test_no_socket_and_no_queue_is_lost(rows: list[Row]) -> None:
+    found = seen(*rows)
+    assert sum(one.sockets for one in found) == len(rows)
+    assert sum(one.queue or 0 for one in found) == sum(row.receive_queue or 0 for row in rows)
+    assert sum(one.limit or 0 for one in found) == sum(row.send_queue or 0 for row in rows)
+
+
+def test_a_port_with_one_unit_belongs_to_it() -> None:
+    found = seen(
+        listening(80, "0.0.0.0", cgroup=1),
+        listening(80, "::", cgroup=1),
+        listening(443, cgroup=2),
+    )
+    assert unit_by_port(found) == {80: "web.service", 443: "other-web.service"}
+
+
+def test_a_port_with_several_units_belongs_to_none() -> None:
+    known_and_unknown = seen(listening(80, cgroup=1), listening(80, "::1", cgroup=None))
+    two = seen(listening(80, "127.0.0.1", cgroup=1), listening(80, "127.0.0.2", cgroup=2))
+    assert unit_by_port(known_and_unknown) == unit_by_port(two) == {}
