@@ -1,14 +1,14 @@
-"""From reply bytes to counts without an object per socket: the bulk path.
+"""From reply bytes to columns without an object per socket: the bulk path.
 
-Theory of operation. A dump of one state holds messages of one length, because what the kernel
-appends to a record depends only on the kind of socket and on our capabilities. A datagram of such
-messages is a table: every field is a column, a slice of the buffer with the message length as
-its stride. Columns are compared, looked up and counted by loops that run in C, and so a row costs
-a fraction of what the kernel spends on it.
+Theory of operation. Messages that have the same length and carry the same attributes form a
+table: every field is a column, a slice of the buffer with the message length as its stride.
+Columns are compared, looked up and counted by loops that run in C, and so a row costs a fraction
+of what the kernel spends on it. A dump of one state is such a table throughout, because what the
+kernel appends to a record depends only on the kind of socket and on our capabilities. Datagrams
+that mix kinds are sorted into tables first (see `batches`).
 
 Nothing is assumed. The first message is taken apart attribute by attribute; then every header in
-it, those of the attributes included, must have the same value in all other messages of the
-datagram. A datagram that fails this goes to the general path (`rows`), whole.
+it, those of the attributes included, must have the same value in all other messages.
 """
 
 from __future__ import annotations
@@ -17,25 +17,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sockwatch.kernel.rows import attributes
+from sockwatch.kernel.rows import NEGATIVE_EXPIRY, attributes, due
 from sockwatch.kernel.wire import (
+    ATTRIBUTES_AT,
     HEADER,
     INET_DIAG_CGROUP_ID,
     STATE_AT,
     Kind,
     check_message,
 )
+from sockwatch.tcp.states import Family, State
 
 _WORD: Final = 4
 _FAMILY_AT: Final = HEADER.size
+_TIMER_AT: Final = HEADER.size + 2
+_RETRANSMITS_AT: Final = HEADER.size + 3
 _PORTS_AT: Final = HEADER.size + 4
 """Where struct inet_diag_sockid begins: source and destination port, two bytes each."""
-ADDRESSES: Final = range(6, 14)
-"""Words of the source and the destination address, four each."""
-ADDRESSES_INET: Final = (6, 10)
-"""The words of them that IPv4 uses."""
-INODE: Final = 21
-"""Word of the inode."""
+
+# Words of struct inet_diag_msg, counted from the start of the message.
+_ADDRESSES: Final = range(6, 14)
+"""Source and destination address, four words each."""
+_ADDRESSES_INET: Final = (6, 10)
+"""What of them IPv4 uses."""
+_COOKIE: Final = 15
+_EXPIRES: Final = 17
+_RECEIVE_QUEUE: Final = 18
+_INODE: Final = 21
 
 _CGROUP_ID: Final = (INET_DIAG_CGROUP_ID, 2 * _WORD)
 """Type and size of the cgroup id."""
@@ -45,66 +53,98 @@ _HEADER_WORDS: Final = (0, 1, 2)
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A datagram whose messages all have one layout."""
+    """Messages of one layout about sockets in one state; a `Batch`."""
 
-    datagram: memoryview
+    messages: memoryview
     length: int
     """Bytes per message."""
+    state: State
     cgroup: int | None
     """Word of the low half of the cgroup id, if the messages carry one."""
 
     @classmethod
-    def of(cls, datagram: memoryview, sequence: int, state: int) -> Table | None:
-        """The datagram as a table, `None` unless every message is a row of one layout and state.
+    def of(cls, messages: memoryview, sequence: int) -> Table | None:
+        """The messages as a table, `None` unless all are rows of one layout and one state.
 
         Raises:
             PassFailure: the first message is broken, foreign, or carries an error.
         """
-        length, kind = check_message(datagram, 0, sequence)
-        if kind is not Kind.ROW or length % _WORD or len(datagram) % length:
+        length, kind = check_message(messages, 0, sequence)
+        if kind is not Kind.ROW or length % _WORD or len(messages) % length:
             return None
-        found = [*attributes(datagram, 0, length)]
+        found = [*attributes(messages, 0, length)]
         headers = (*_HEADER_WORDS, *(at // _WORD for _, at, _ in found))
-        words = datagram.cast("I")
-        stride = length // _WORD
-        if not all(_constant(words[at::stride]) for at in headers):
+        words = messages.cast("I")
+        if not all(_constant(words[at :: length // _WORD]) for at in headers):
             return None
-        if bytes(datagram[STATE_AT::length]).strip(bytes([state])):
+        if not _constant(messages[STATE_AT::length]):
+            return None
+        if bytes(messages[_FAMILY_AT::length]).strip(_FAMILIES):
             return None
         ids = [at // _WORD + 1 for kind, at, size in found if (kind, size) == _CGROUP_ID]
-        return cls(datagram, length, ids[-1] if ids else None)
+        return cls(messages, length, State.of(messages[STATE_AT]), ids[-1] if ids else None)
 
     def __len__(self) -> int:
         """The number of messages."""
-        return len(self.datagram) // self.length
+        return len(self.messages) // self.length
 
     def families(self) -> bytes:
-        """The address family of each row."""
-        return bytes(self.datagram[_FAMILY_AT :: self.length])
+        """See `Batch`; likewise below."""
+        return bytes(self.messages[_FAMILY_AT :: self.length])
 
-    def local_ports(self) -> list[int]:
-        """The local port of each row, its two bytes read natively."""
+    def local_ports(self) -> Sequence[int]:
         return self._half_words(_PORTS_AT // 2)
 
-    def remote_ports(self) -> list[int]:
-        """The remote port of each row, its two bytes read natively."""
+    def remote_ports(self) -> Sequence[int]:
         return self._half_words(_PORTS_AT // 2 + 1)
 
-    def _half_words(self, at: int) -> list[int]:
-        return self.datagram.cast("H")[at :: self.length // 2].tolist()
+    def address_words(self) -> Sequence[Sequence[int]]:
+        only_inet = not self.families().strip(_INET)
+        return [self._words(at) for at in (_ADDRESSES_INET if only_inet else _ADDRESSES)]
 
-    def words(self, at: int) -> list[int]:
-        """The column of 32-bit words at word `at`."""
-        return self.datagram.cast("I")[at :: self.length // _WORD].tolist()
+    def cookies(self) -> Sequence[int]:
+        return self._long_words(_COOKIE)
 
     def cgroups(self) -> Sequence[int]:
-        """The cgroup id of each row, 0 where the records carry none."""
-        if self.cgroup is None:
-            return bytes(len(self))
-        low, high = self.words(self.cgroup), self.words(self.cgroup + 1)
+        return bytes(len(self)) if self.cgroup is None else self._long_words(self.cgroup)
+
+    def inodes(self) -> Sequence[int]:
+        return self._words(_INODE)
+
+    def timers(self) -> bytes:
+        return bytes(self.messages[_TIMER_AT :: self.length])
+
+    def retransmits(self) -> bytes:
+        return bytes(self.messages[_RETRANSMITS_AT :: self.length])
+
+    def expires(self) -> Sequence[int]:
+        column = self._words(_EXPIRES)
+        return column if max(column) < NEGATIVE_EXPIRY else [*map(due, column)]
+
+    def receive_queues(self) -> Sequence[int]:
+        return self._words(_RECEIVE_QUEUE)
+
+    def records(self) -> Sequence[bytes]:
+        starts = range(HEADER.size, len(self.messages), self.length)
+        size = ATTRIBUTES_AT - HEADER.size
+        return [bytes(self.messages[start : start + size]) for start in starts]
+
+    def _half_words(self, at: int) -> list[int]:
+        return self.messages.cast("H")[at :: self.length // 2].tolist()
+
+    def _words(self, at: int) -> list[int]:
+        return self.messages.cast("I")[at :: self.length // _WORD].tolist()
+
+    def _long_words(self, at: int) -> list[int]:
+        """64-bit columns, of which only every other is aligned."""
+        low, high = self._words(at), self._words(at + 1)
         if any(high):
             return [upper << 32 | lower for lower, upper in zip(low, high, strict=True)]
         return low
+
+
+_INET: Final = bytes([Family.INET])
+_FAMILIES: Final = bytes(Family)
 
 
 def _constant(column: memoryview) -> bool:

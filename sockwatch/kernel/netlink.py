@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import ClassVar, Final, Protocol
 
+from sockwatch.kernel.batches import batches
 from sockwatch.kernel.diag import DiagSocket
 from sockwatch.kernel.rows import read_dump
-from sockwatch.kernel.tally import count_rows, tally_dump
 from sockwatch.kernel.wire import Dump, mask
+from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
-from sockwatch.tcp.records import Counts, Reading
+from sockwatch.tcp.records import Reading
 from sockwatch.tcp.states import State
+from sockwatch.tcp.tally import Tally
 
 RECEIVE_TIMEOUT: Final = 5.0
 """Seconds to wait for one datagram; the kernel answers in well under a millisecond."""
@@ -70,21 +73,21 @@ class NetlinkSource:
         with self._dumping() as dumper:
             read_dump(dumper.dump(LISTENERS))
 
-    def watch(self) -> Reading:
+    def watch(self, follower: Follower | None = None) -> Reading:
         """Read listeners, half-open and closing connections; see `Source.watch`."""
         with self._dumping() as dumper:
-            listeners = read_dump(dumper.dump(LISTENERS))
-            return Reading(tuple(listeners), _watched(dumper, Listening(listeners)))
+            return _watch(dumper, follower)[1]
 
-    def census(self) -> Reading:
+    def census(self, follower: Follower | None = None) -> Reading:
         """Read every socket; see `Source.census`."""
         with self._dumping() as dumper:
-            listeners = read_dump(dumper.dump(LISTENERS))
-            listening = Listening(listeners)
-            watched, bulk = _watched(dumper, listening), Counts()
+            listening, reading = _watch(dumper, follower)
+            bulk = Tally(listening)
             for state in BULK:
-                tally_dump(dumper.dump(mask(state)), state, listening, bulk)
-            return Reading(tuple(listeners), watched, bulk)
+                for batch in batches(dumper.dump(mask(state))):
+                    # Whatever it has become since it was selected: no other dump has it.
+                    bulk.add(batch, state)
+            return replace(reading, bulk=bulk.finish())
 
     def close(self) -> None:
         """Close the socket."""
@@ -103,9 +106,16 @@ class NetlinkSource:
             raise
 
 
-def _watched(dumper: Dumper, listening: Listening) -> Counts:
-    counts = Counts()
-    # A row that has meanwhile moved on to a bulk state belongs to the dump of that state.
-    rows = (row for row in read_dump(dumper.dump(WATCHED)) if row.state not in BULK)
-    count_rows(rows, listening, counts)
-    return counts
+def _watch(dumper: Dumper, follower: Follower | None) -> tuple[Listening, Reading]:
+    listeners = read_dump(dumper.dump(LISTENERS))
+    listening = Listening(listeners)
+    tally = Tally(listening)
+    if follower is not None:
+        follower.begin(listening)
+    for batch in batches(dumper.dump(WATCHED)):
+        if batch.state in BULK:
+            continue  # it has moved on since it was selected and belongs to the other dump
+        tally.add(batch, batch.state)
+        if follower is not None:
+            follower.add(batch)
+    return listening, Reading(tuple(listeners), tally.finish())

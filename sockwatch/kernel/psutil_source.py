@@ -8,14 +8,17 @@ seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from socket import inet_pton
 from typing import Any, ClassVar, Final
 
+from sockwatch.kernel.batches import batches_of_rows
 from sockwatch.kernel.failures import Cause, PassFailure
-from sockwatch.kernel.tally import count_rows
+from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
-from sockwatch.tcp.records import Counts, Reading, Row
+from sockwatch.tcp.records import Reading, Row
 from sockwatch.tcp.states import Family, State
+from sockwatch.tcp.tally import Tally
 
 Connections = Callable[[], Iterable[Any]]
 """psutil.net_connections for TCP: records with family, laddr, raddr and status."""
@@ -47,27 +50,22 @@ class PsutilSource:
         """
         self._rows()
 
-    def watch(self) -> Reading:
+    def watch(self, _follower: Follower | None = None) -> Reading:
         """Read listeners, half-open and closing connections; see `Source.watch`."""
-        listeners, watched, _ = self._read()
-        return Reading(listeners, watched)
+        return replace(self.census(), bulk=None)
 
-    def census(self) -> Reading:
-        """Read every socket; see `Source.census`."""
-        return Reading(*self._read())
-
-    def close(self) -> None:
-        """Nothing is kept open."""
-
-    def _read(self) -> tuple[tuple[Row, ...], Counts, Counts]:
+    def census(self, _follower: Follower | None = None) -> Reading:
+        """Read every socket; see `Source.census`. Nothing is followed without cookies."""
         rows = self._rows()
         listeners = tuple(row for row in rows if row.state is State.LISTEN)
         listening = Listening(listeners)
-        watched, bulk = Counts(unowned=None), Counts(unowned=None)
-        count_rows((row for row in rows if row.state in _BULK), listening, bulk)
-        rest = (row for row in rows if row.state is not State.LISTEN and row.state not in _BULK)
-        count_rows(rest, listening, watched)
-        return listeners, watched, bulk
+        watched, bulk = Tally(listening, unowned=False), Tally(listening, unowned=False)
+        for batch in batches_of_rows(row for row in rows if row.state is not State.LISTEN):
+            (bulk if batch.state in _BULK else watched).add(batch, batch.state)
+        return Reading(listeners, watched.finish(), bulk.finish())
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
     def _rows(self) -> list[Row]:
         import psutil  # noqa: PLC0415

@@ -29,8 +29,8 @@ from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family, State
 
 _U64: Final = Struct("=Q")
-_NEGATIVE_EXPIRY: Final = 1 << 31
-"""Before 5.x an expired timer underflows to nearly 2**32 ms: it is due now."""
+NEGATIVE_EXPIRY: Final = 1 << 31
+"""Before 5.x an expired timer underflows to nearly 2**32 ms."""
 
 
 def read_dump(dump: Dump) -> list[Row]:
@@ -115,7 +115,7 @@ def _row(datagram: memoryview, at: int, end: int) -> Row:
         destination_port=int.from_bytes(destination_port, "big"),
         timer=timer,
         retransmits=retransmits,
-        expires=0 if expires >= _NEGATIVE_EXPIRY else expires,
+        expires=due(expires),
         receive_queue=receive_queue,
         send_queue=send_queue,
         uid=uid,
@@ -124,6 +124,11 @@ def _row(datagram: memoryview, at: int, end: int) -> Row:
         cgroup=cgroup,
         v6_only=v6_only,
     )
+
+
+def due(expires: int) -> int:
+    """Milliseconds until a timer fires; one that should have fired already fires now."""
+    return 0 if expires >= NEGATIVE_EXPIRY else expires
 
 
 _ADDRESS_SIZE: Final = {Family.INET.value: 4, Family.INET6.value: 16}

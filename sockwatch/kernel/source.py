@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol
 
+from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.records import Reading
 
 
@@ -12,16 +13,18 @@ class Source(Protocol):
 
     name: ClassVar[str]
 
-    def watch(self) -> Reading:
+    def watch(self, follower: Follower | None = None) -> Reading:
         """Read listeners, half-open and closing connections.
+
+        `follower` is shown what this source can tell apart from pass to pass, if anything.
 
         Raises:
             PassFailure: nothing of this pass may be used.
         """
         ...
 
-    def census(self) -> Reading:
-        """Read every socket.
+    def census(self, follower: Follower | None = None) -> Reading:
+        """Read every socket; `follower` as for `watch`.
 
         Raises:
             PassFailure: nothing of this pass may be used.

@@ -93,40 +93,40 @@ class Chosen:
     def __len__(self) -> int:
         return self._length
 
-    def families(self) -> bytes:  # noqa: D102
+    def families(self) -> bytes:
         return bytes(compress(self._batch.families(), self._mask))
 
-    def local_ports(self) -> Sequence[int]:  # noqa: D102
+    def local_ports(self) -> Sequence[int]:
         return self._chosen(self._batch.local_ports())
 
-    def remote_ports(self) -> Sequence[int]:  # noqa: D102
+    def remote_ports(self) -> Sequence[int]:
         return self._chosen(self._batch.remote_ports())
 
-    def address_words(self) -> Sequence[Sequence[int]]:  # noqa: D102
+    def address_words(self) -> Sequence[Sequence[int]]:
         return [self._chosen(words) for words in self._batch.address_words()]
 
-    def cookies(self) -> Sequence[int]:  # noqa: D102
+    def cookies(self) -> Sequence[int]:
         return self._chosen(self._batch.cookies())
 
-    def cgroups(self) -> Sequence[int]:  # noqa: D102
+    def cgroups(self) -> Sequence[int]:
         return self._chosen(self._batch.cgroups())
 
-    def inodes(self) -> Sequence[int]:  # noqa: D102
+    def inodes(self) -> Sequence[int]:
         return self._chosen(self._batch.inodes())
 
-    def timers(self) -> bytes:  # noqa: D102
+    def timers(self) -> bytes:
         return bytes(compress(self._batch.timers(), self._mask))
 
-    def retransmits(self) -> bytes:  # noqa: D102
+    def retransmits(self) -> bytes:
         return bytes(compress(self._batch.retransmits(), self._mask))
 
-    def expires(self) -> Sequence[int]:  # noqa: D102
+    def expires(self) -> Sequence[int]:
         return self._chosen(self._batch.expires())
 
-    def receive_queues(self) -> Sequence[int]:  # noqa: D102
+    def receive_queues(self) -> Sequence[int]:
         return self._chosen(self._batch.receive_queues())
 
-    def records(self) -> Sequence[bytes]:  # noqa: D102
+    def records(self) -> Sequence[bytes]:
         return [*compress(self._batch.records(), self._mask)]
 
     def _chosen(self, column: Sequence[int]) -> list[int]:

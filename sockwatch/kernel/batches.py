@@ -1,0 +1,147 @@
+"""Datagrams of a dump as batches: sorted into tables, and row by row only where that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from socket import htons
+from struct import Struct
+from typing import Final
+
+from sockwatch.kernel.columns import Table
+from sockwatch.kernel.failures import Cause, PassFailure
+from sockwatch.kernel.rows import read_rows
+from sockwatch.kernel.wire import (
+    DUMP_UNFINISHED,
+    MESSAGE,
+    STATE_AT,
+    Dump,
+    Kind,
+    aligned,
+    check_message,
+)
+from sockwatch.tcp.batch import Batch
+from sockwatch.tcp.records import Row
+from sockwatch.tcp.states import State
+
+_WORDS: Final = Struct("=4I")
+
+
+def batches(dump: Dump) -> Iterator[Batch]:
+    """All sockets of a dump; each batch is valid until the next is taken.
+
+    Raises:
+        PassFailure: the dump is not complete and what was taken from it must be discarded.
+    """
+    for datagram in dump.datagrams:
+        table = Table.of(datagram, dump.sequence)
+        if table is not None:
+            yield table
+            continue
+        kinds, done = _sorted(datagram, dump.sequence)
+        for messages in kinds:
+            yield from _batches_of_kind(messages, dump.sequence)
+        if done:
+            return
+    raise PassFailure(Cause.TRUNCATED, DUMP_UNFINISHED)
+
+
+def _sorted(datagram: memoryview, sequence: int) -> tuple[Iterable[bytes], bool]:
+    """The messages of a datagram by length and state, and whether it ends the dump."""
+    kinds: dict[tuple[int, int], list[memoryview]] = {}
+    at, done = 0, False
+    while at < len(datagram) and not done:
+        end, kind = check_message(datagram, at, sequence)
+        if kind is Kind.ROW:
+            kinds.setdefault((end - at, datagram[at + STATE_AT]), []).append(datagram[at:end])
+        done = kind is Kind.END
+        at = aligned(end)
+    return map(b"".join, kinds.values()), done
+
+
+def _batches_of_kind(messages: bytes, sequence: int) -> Iterator[Batch]:
+    view = memoryview(messages)
+    table = Table.of(view, sequence)
+    return iter([table]) if table is not None else batches_of_rows(read_rows(view, sequence)[0])
+
+
+def batches_of_rows(rows: Iterable[Row]) -> Iterator[RowBatch]:
+    """Rows by state."""
+    by_state: dict[State, list[Row]] = {}
+    for row in rows:
+        by_state.setdefault(row.state, []).append(row)
+    for state, some in by_state.items():
+        yield RowBatch(state, some)
+
+
+class RowBatch:
+    """A batch of rows of one state: slow, but right whatever they are; see `Batch`."""
+
+    def __init__(self, state: State, rows: Sequence[Row]) -> None:
+        self.state = state
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def families(self) -> bytes:
+        """See `Batch`; likewise below."""
+        return bytes(row.family for row in self._rows)
+
+    def local_ports(self) -> Sequence[int]:
+        return [htons(row.source_port) for row in self._rows]
+
+    def remote_ports(self) -> Sequence[int]:
+        return [htons(row.destination_port) for row in self._rows]
+
+    def address_words(self) -> Sequence[Sequence[int]]:
+        pairs = ((row.source, row.destination) for row in self._rows)
+        rows = [_WORDS.unpack(_padded(a)) + _WORDS.unpack(_padded(b)) for a, b in pairs]
+        return [*zip(*rows, strict=True)]
+
+    def cookies(self) -> Sequence[int]:
+        return [row.cookie or 0 for row in self._rows]
+
+    def cgroups(self) -> Sequence[int]:
+        return [row.cgroup or 0 for row in self._rows]
+
+    def inodes(self) -> Sequence[int]:
+        return [row.inode or 0 for row in self._rows]
+
+    def timers(self) -> bytes:
+        return bytes(row.timer or 0 for row in self._rows)
+
+    def retransmits(self) -> bytes:
+        return bytes(row.retransmits or 0 for row in self._rows)
+
+    def expires(self) -> Sequence[int]:
+        return [row.expires or 0 for row in self._rows]
+
+    def receive_queues(self) -> Sequence[int]:
+        return [row.receive_queue or 0 for row in self._rows]
+
+    def records(self) -> Sequence[bytes]:
+        return [_record(row) for row in self._rows]
+
+
+def _padded(address: bytes) -> bytes:
+    return address.ljust(_WORDS.size, b"\0")
+
+
+def _record(row: Row) -> bytes:
+    return MESSAGE.pack(
+        row.family,
+        row.state,
+        row.timer or 0,
+        row.retransmits or 0,
+        row.source_port.to_bytes(2, "big"),
+        row.destination_port.to_bytes(2, "big"),
+        _padded(row.source),
+        _padded(row.destination),
+        0,
+        row.cookie or 0,
+        row.expires or 0,
+        row.receive_queue or 0,
+        row.send_queue or 0,
+        row.uid or 0,
+        row.inode or 0,
+    )
