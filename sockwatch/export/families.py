@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from sockwatch import __version__
-from sockwatch.observe.snapshot import PassStatus, Snapshot
+from sockwatch.observe.snapshot import NamespaceView, PassStatus, Snapshot
 from sockwatch.tcp.model import phase_of
 from sockwatch.tcp.states import State
 
@@ -23,7 +23,8 @@ Labelled = Iterable[tuple[tuple[str, ...], float]]
 """Label values and the value of each sample."""
 
 _ALWAYS: Final = (State.ESTABLISHED, State.CLOSE_WAIT)
-"""States that every service shows even at zero: alerts and ratios need their series."""
+"""States that every service shows even at zero, once they are counted: alerts and ratios need
+their series."""
 
 
 def _gauge(name: str, meaning: str, labels: str, samples: Labelled) -> Metric:
@@ -78,18 +79,25 @@ def _connections(snapshot: Snapshot) -> Metric:
         (
             ((*service, state.label, phase_of(state), view.netns), states.get(state, 0))
             for view in snapshot.namespaces
+            for always in [_counted(view).intersection(_ALWAYS)]
             for service, states in view.services.items()
-            for state in sorted({*_ALWAYS, *states})
+            for state in sorted(always.union(states))
         ),
     )
 
 
+def _counted(view: NamespaceView) -> frozenset[State]:
+    """The states that any pass has counted."""
+    return frozenset(state for _, state in view.sockets)
+
+
 def _folded(snapshot: Snapshot) -> Metric:
+    views = snapshot.namespaces
     return _gauge(
         "sockwatch_folded_label_sets",
         "Services folded into port and unit other because of the series limit.",
         "",
-        (((), view.folded) for view in snapshot.namespaces),
+        [((), sum(view.folded for view in views))] if views else [],
     )
 
 
