@@ -78,49 +78,49 @@ class RowBatch:
 
     def __init__(self, state: State, rows: Sequence[Row]) -> None:
         self.state = state
-        self._rows = rows
+        self.rows = rows
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def families(self) -> bytes:
         """See `Batch`; likewise below."""
-        return bytes(row.family for row in self._rows)
+        return bytes(row.family for row in self.rows)
 
     def local_ports(self) -> Sequence[int]:
-        return [htons(row.source_port) for row in self._rows]
+        return [htons(row.source_port) for row in self.rows]
 
     def remote_ports(self) -> Sequence[int]:
-        return [htons(row.destination_port) for row in self._rows]
+        return [htons(row.destination_port) for row in self.rows]
 
     def address_words(self) -> Sequence[Sequence[int]]:
-        pairs = ((row.source, row.destination) for row in self._rows)
+        pairs = ((row.source, row.destination) for row in self.rows)
         rows = [_WORDS.unpack(_padded(a)) + _WORDS.unpack(_padded(b)) for a, b in pairs]
         return [*zip(*rows, strict=True)]
 
     def cookies(self) -> Sequence[int]:
-        return [row.cookie or 0 for row in self._rows]
+        return [row.cookie or 0 for row in self.rows]
 
     def cgroups(self) -> Sequence[int]:
-        return [row.cgroup or 0 for row in self._rows]
+        return [row.cgroup or 0 for row in self.rows]
 
     def inodes(self) -> Sequence[int]:
-        return [row.inode or 0 for row in self._rows]
+        return [row.inode or 0 for row in self.rows]
 
     def timers(self) -> bytes:
-        return bytes(row.timer or 0 for row in self._rows)
+        return bytes(row.timer or 0 for row in self.rows)
 
     def retransmits(self) -> bytes:
-        return bytes(row.retransmits or 0 for row in self._rows)
+        return bytes(row.retransmits or 0 for row in self.rows)
 
     def expires(self) -> Sequence[int]:
-        return [row.expires or 0 for row in self._rows]
+        return [row.expires or 0 for row in self.rows]
 
     def receive_queues(self) -> Sequence[int]:
-        return [row.receive_queue or 0 for row in self._rows]
+        return [row.receive_queue or 0 for row in self.rows]
 
     def records(self) -> Sequence[bytes]:
-        return [_record(row) for row in self._rows]
+        return [_record(row) for row in self.rows]
 
 
 def _padded(address: bytes) -> bytes:

@@ -13,7 +13,7 @@ it, those of the attributes included, must have the same value in all other mess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -125,9 +125,12 @@ class Table:
         return self._words(_RECEIVE_QUEUE)
 
     def records(self) -> Sequence[bytes]:
-        starts = range(HEADER.size, len(self.messages), self.length)
-        size = ATTRIBUTES_AT - HEADER.size
-        return [bytes(self.messages[start : start + size]) for start in starts]
+        return [bytes(message[HEADER.size : ATTRIBUTES_AT]) for message in self.each()]
+
+    def each(self) -> Iterator[memoryview]:
+        """The messages one by one."""
+        starts = range(0, len(self.messages), self.length)
+        return (self.messages[start : start + self.length] for start in starts)
 
     def _half_words(self, at: int) -> list[int]:
         return self.messages.cast("H")[at :: self.length // 2].tolist()

@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Protocol
 
 from sockwatch.kernel.batches import batches
 from sockwatch.kernel.diag import DiagSocket
-from sockwatch.kernel.rows import read_dump
+from sockwatch.kernel.listeners import ListenerReader
 from sockwatch.kernel.wire import Dump, mask
 from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
@@ -63,6 +63,7 @@ class NetlinkSource:
     def __init__(self, connect: Callable[[], Dumper] = _kernel) -> None:
         self._connect = connect
         self._dumper: Dumper | None = None
+        self._listeners = ListenerReader()
 
     def probe(self) -> None:
         """Ask for the listeners, the cheapest complete dump there is.
@@ -71,17 +72,17 @@ class NetlinkSource:
             PassFailure: netlink cannot be used, and why.
         """
         with self._dumping() as dumper:
-            read_dump(dumper.dump(LISTENERS))
+            self._listeners.read(dumper.dump(LISTENERS))
 
     def watch(self, follower: Follower | None = None) -> Reading:
         """Read listeners, half-open and closing connections; see `Source.watch`."""
         with self._dumping() as dumper:
-            return _watch(dumper, follower)[1]
+            return self._watch(dumper, follower)[1]
 
     def census(self, follower: Follower | None = None) -> Reading:
         """Read every socket; see `Source.census`."""
         with self._dumping() as dumper:
-            listening, reading = _watch(dumper, follower)
+            listening, reading = self._watch(dumper, follower)
             bulk = Tally(listening)
             for state in BULK:
                 for batch in batches(dumper.dump(mask(state))):
@@ -95,6 +96,20 @@ class NetlinkSource:
             self._dumper.close()
             self._dumper = None
 
+    def _watch(self, dumper: Dumper, follower: Follower | None) -> tuple[Listening, Reading]:
+        listeners = self._listeners.read(dumper.dump(LISTENERS))
+        listening = Listening(listeners)
+        tally = Tally(listening)
+        if follower is not None:
+            follower.begin(listening)
+        for batch in batches(dumper.dump(WATCHED)):
+            if batch.state in BULK:
+                continue  # it has moved on since it was selected and belongs to the other dump
+            tally.add(batch, batch.state)
+            if follower is not None:
+                follower.add(batch)
+        return listening, Reading(listeners, tally.finish())
+
     @contextmanager
     def _dumping(self) -> Iterator[Dumper]:
         """The open socket; whatever goes wrong with it, the next pass gets a new one."""
@@ -104,18 +119,3 @@ class NetlinkSource:
         except BaseException:
             self.close()
             raise
-
-
-def _watch(dumper: Dumper, follower: Follower | None) -> tuple[Listening, Reading]:
-    listeners = read_dump(dumper.dump(LISTENERS))
-    listening = Listening(listeners)
-    tally = Tally(listening)
-    if follower is not None:
-        follower.begin(listening)
-    for batch in batches(dumper.dump(WATCHED)):
-        if batch.state in BULK:
-            continue  # it has moved on since it was selected and belongs to the other dump
-        tally.add(batch, batch.state)
-        if follower is not None:
-            follower.add(batch)
-    return listening, Reading(tuple(listeners), tally.finish())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from socket import inet_ntop
-from typing import NamedTuple
 
 from sockwatch.observe.snapshot import Listener
 from sockwatch.tcp.records import Row
@@ -13,45 +12,67 @@ from sockwatch.tcp.states import Family
 UnitOf = Callable[[int], str]
 """Names the unit of a cgroup id, empty if unknown."""
 
+Grouping = Callable[[Sequence[Row], UnitOf], tuple[Listener, ...]]
+"""Makes Listeners of rows."""
 
-class _Endpoint(NamedTuple):
-    family: Family
-    address: bytes
-    port: int
-    unit: str
+_Endpoint = tuple[int, Family, bytes, str]
+"""Port, family, address and unit."""
 
 
-def listeners(rows: Iterable[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
+def listeners(rows: Sequence[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
     """One Listener per address, port and unit, by port; SO_REUSEPORT groups are summed."""
+    return _grouped(rows, _units(rows, unit_of))
+
+
+class ListenerMemory:
+    """`listeners`, but what is the same as at the last call is not made anew."""
+
+    def __init__(self) -> None:
+        self._rows: Sequence[Row] = ()
+        self._units: Sequence[str] = ()
+        self._found: tuple[Listener, ...] = ()
+
+    def __call__(self, rows: Sequence[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
+        """See `listeners`."""
+        units = _units(rows, unit_of)
+        if units != self._units or rows != self._rows:
+            self._rows, self._units, self._found = rows, units, _grouped(rows, units)
+        return self._found
+
+
+def _units(rows: Sequence[Row], unit_of: UnitOf) -> list[str]:
+    return [unit_of(row.cgroup or 0) for row in rows]
+
+
+def _grouped(rows: Sequence[Row], units: Sequence[str]) -> tuple[Listener, ...]:
     groups: dict[_Endpoint, list[Row]] = {}
-    for row in rows:
-        endpoint = _Endpoint(row.family, row.source, row.source_port, unit_of(row.cgroup or 0))
+    for row, unit in zip(rows, units, strict=True):
+        endpoint = row.source_port, row.family, row.source, unit
         groups.setdefault(endpoint, []).append(row)
-    ordered = sorted(groups, key=lambda endpoint: (endpoint.port, endpoint))
-    return tuple(_listener(endpoint, groups[endpoint]) for endpoint in ordered)
+    return tuple(_listener(endpoint, groups[endpoint]) for endpoint in sorted(groups))
 
 
-def _listener(endpoint: _Endpoint, rows: list[Row]) -> Listener:
+def _listener(endpoint: _Endpoint, rows: Sequence[Row]) -> Listener:
+    port, family, address, unit = endpoint
     return Listener(
-        family=endpoint.family,
-        address=inet_ntop(endpoint.family, endpoint.address),
-        port=endpoint.port,
-        unit=endpoint.unit,
+        family=family,
+        address=inet_ntop(family, address),
+        port=port,
+        unit=unit,
         sockets=len(rows),
-        queue=_total(row.receive_queue for row in rows),
-        limit=_total(row.send_queue for row in rows),
+        queue=_total([row.receive_queue for row in rows]),
+        limit=_total([row.send_queue for row in rows]),
     )
 
 
-def _total(values: Iterable[int | None]) -> int | None:
+def _total(values: list[int | None]) -> int | None:
     """The sum, `None` if any part is unknown."""
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
+    known = [value for value in values if value is not None]
+    return sum(known) if len(known) == len(values) else None
 
 
-def unit_by_port(found: Iterable[Listener]) -> Mapping[int, str]:
+def unit_by_port(found: Collection[Listener]) -> Mapping[int, str]:
     """The unit that listens on each port, for the ports on which only one unit does."""
-    units: dict[int, set[str]] = {}
-    for listener in found:
-        units.setdefault(listener.port, set()).add(listener.unit)
-    return {port: next(iter(names)) for port, names in units.items() if len(names) == 1}
+    units = {listener.port: listener.unit for listener in found}
+    shared = {listener.port for listener in found if units[listener.port] != listener.unit}
+    return {port: unit for port, unit in units.items() if port not in shared}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from sockwatch.observe.listeners import UnitOf, unit_by_port
@@ -11,9 +12,10 @@ from sockwatch.observe.snapshot import OTHER, Listener, ServiceKey
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
 
-Services = Mapping[ServiceKey, Counter[State]]
+Services = Mapping[ServiceKey, Mapping[State, int]]
 
 _HEALTHY: Final = frozenset({State.ESTABLISHED, State.TIME_WAIT})
+_NO_CONNECTIONS: Final[Mapping[State, int]] = MappingProxyType({})
 
 
 def services(
@@ -25,17 +27,15 @@ def services(
     no cgroup: inbound ones belong to the unit that listens on their port if there is just one,
     as accepted sockets carry their listener's cgroup too.
     """
-    result: dict[ServiceKey, Counter[State]] = {
-        ServiceKey(Direction.INBOUND, str(listener.port), listener.unit): Counter()
-        for listener in found
-    }
+    result: dict[ServiceKey, Counter[State]] = {}
     heirs = unit_by_port(found)
     for (direction, port, cgroup, state), number in counted:
         unit = unit_of(cgroup)
         if not cgroup and direction is Direction.INBOUND:
             unit = heirs.get(port, "")
         result.setdefault(ServiceKey(direction, str(port), unit), Counter())[state] += number
-    return result
+    idle = (ServiceKey(Direction.INBOUND, str(listener.port), listener.unit) for listener in found)
+    return dict.fromkeys(idle, _NO_CONNECTIONS) | result
 
 
 def fold(
@@ -54,12 +54,19 @@ def fold(
 
     def interest(key: ServiceKey) -> tuple[int, bool, int]:
         states = found[key]
-        unhealthy = sum(number for state, number in states.items() if state not in _HEALTHY)
-        return unhealthy, key in shown, states.total()
+        total = sum(states.values())
+        healthy = sum(states.get(state, 0) for state in _HEALTHY)
+        return total - healthy, key in shown, total
 
-    ranked = sorted(found, key=interest, reverse=True)
-    kept = {key: found[key] for key in ranked[:limit]}
+    # Most services of a host with that many have no connections: those need no ranking.
+    busy = sorted((key for key in found if found[key]), key=interest, reverse=True)
+    idle = sorted((key for key in found if not found[key]), key=shown.__contains__, reverse=True)
+    ranked = busy + idle
+    others: dict[Direction, Counter[State]] = {}
     for key in ranked[limit:]:
-        other = ServiceKey(key.direction, OTHER, OTHER)
-        kept[other] = kept.get(other, Counter()) + found[key]
-    return kept, len(ranked) - limit
+        other = others.setdefault(key.direction, Counter())
+        if found[key]:
+            other.update(found[key])
+    kept = {key: found[key] for key in ranked[:limit]}
+    folded = {ServiceKey(direction, OTHER, OTHER): states for direction, states in others.items()}
+    return kept | folded, len(ranked) - limit

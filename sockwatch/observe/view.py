@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Final
 
-from sockwatch.observe.listeners import UnitOf, listeners
+from sockwatch.observe.listeners import Grouping, UnitOf, listeners
 from sockwatch.observe.services import fold, services
 from sockwatch.observe.snapshot import NamespaceView, ServiceKey
 from sockwatch.tcp.records import Counts, Reading
@@ -17,12 +17,14 @@ CENSUS_STATES: Final = (State.ESTABLISHED, State.TIME_WAIT)
 """States that only a census counts; all others are as of the last watch."""
 
 
-def view(
+def view(  # noqa: PLR0913  two readings and how to read them
     watch: Reading,
     bulk: Counts | None,
     unit_of: UnitOf,
     limit: int,
     shown: Collection[ServiceKey] = frozenset(),
+    *,
+    group: Grouping = listeners,
 ) -> NamespaceView:
     """Compose the view of sockwatch's own network namespace.
 
@@ -32,8 +34,9 @@ def view(
         unit_of: names cgroup ids.
         limit: label sets of services at most.
         shown: the services of the previous view.
+        group: groups listening sockets.
     """
-    found = listeners(watch.listeners, unit_of)
+    found = group(watch.listeners, unit_of)
     counted = chain(watch.watched.services.items(), bulk.services.items() if bulk else ())
     kept, folded = fold(services(counted, found, unit_of), limit, shown)
     return NamespaceView(
@@ -48,7 +51,7 @@ def view(
 
 def _sockets(watch: Reading, bulk: Counts | None) -> Mapping[tuple[Family, State], int]:
     """Counts for every family and every state that was measured, zeros included."""
-    counted = watch.watched.sockets + Counter((row.family, row.state) for row in watch.listeners)
+    counted = watch.watched.sockets + Counter(row[:2] for row in watch.listeners)
     measured = set(State) - set(() if bulk else CENSUS_STATES)
     if bulk:
         counted += bulk.sockets

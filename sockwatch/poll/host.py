@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sockwatch.kernel.cgroups import UnitResolver
+from sockwatch.observe.listeners import ListenerMemory
 from sockwatch.observe.snapshot import NamespaceView, ServiceKey
 from sockwatch.observe.view import view
 from sockwatch.tcp.records import Counts, Reading
@@ -13,6 +14,7 @@ class Host:
 
     def __init__(self) -> None:
         self._units = UnitResolver()
+        self._listeners = ListenerMemory()
         self._bulk: Counts | None = None
         self._shown: frozenset[ServiceKey] = frozenset()
 
@@ -26,6 +28,7 @@ class Host:
             lambda cgroup: self._units.unit(cgroup, now),
             series_limit,
             self._shown,
+            group=self._listeners,
         )
         self._shown = frozenset(result.services)
         return result

@@ -8,7 +8,7 @@ from itertools import compress
 from operator import not_
 from socket import ntohs
 from struct import Struct
-from typing import Final
+from typing import Final, TypeVar
 
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.listening import Listening
@@ -41,6 +41,9 @@ _WITHOUT_FILE: Final = {
 """What a full socket with inode 0 is."""
 
 
+Key = TypeVar("Key")
+
+
 class Tally:
     """Counts batches by raw key, which is folded rarely.
 
@@ -59,7 +62,7 @@ class Tally:
         """Count a batch as being in `state`."""
         families = batch.families()
         for family in Family:
-            self._counts.sockets[family, state] += families.count(family)
+            _count(self._counts.sockets, (family, state), families.count(family))
         if self._counts.unowned is not None:
             _count_unowned(batch, state, self._counts.unowned)
         inbound, cgroups = self._listening.inbound(batch), batch.cgroups()
@@ -94,9 +97,15 @@ class Tally:
 def _count_unowned(batch: Batch, state: State, unowned: Counter[Unowned]) -> None:
     """Sockets that no process holds: minis, and full ones without a file."""
     minis = len(batch) if state is State.TIME_WAIT else batch.timers().count(TIMER_TIME_WAIT)
-    unowned[Unowned.MINI] += minis
+    _count(unowned, Unowned.MINI, minis)
     if state in _WITHOUT_FILE:
-        unowned[_WITHOUT_FILE[state]] += batch.inodes().count(0) - minis
+        _count(unowned, _WITHOUT_FILE[state], batch.inodes().count(0) - minis)
+
+
+def _count(counter: Counter[Key], key: Key, number: int) -> None:
+    """Add to a counter without leaving zeros in it."""
+    if number:
+        counter[key] += number
 
 
 def _addresses(family: int, words: Sequence[int]) -> tuple[bytes, bytes]:
