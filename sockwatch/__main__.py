@@ -9,25 +9,45 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final, NoReturn
 
 from sockwatch import __version__
 from sockwatch.commands import check_config, explain, report, run
+from sockwatch.config.problems import nearest
 
 COMMANDS: Final = (run, report, explain, check_config)
+_WRONG_USE: Final = 2
 _BROKEN_PIPE: Final = 128 + 13
 """What a shell reports for a program ended by SIGPIPE."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, by name, and what was probably meant."""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  as inherited
+        """Parse; what is not known is refused by the command whose flags it resembles."""
+        namespace, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            meant = nearest(name, self._option_string_actions)
+            self.error(f"there is no {name}" + (f"; did you mean {meant}?" if meant else ""))
+        return namespace, unknown
+
+    def error(self, message: str) -> NoReturn:
+        """Exit; the usage of a command with many flags would hide the message."""
+        self.exit(_WRONG_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line, complete."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="sockwatch",
         description="Which TCP connections are stuck in which step of the handshake, and whose.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"sockwatch {__version__}")
-    subparsers = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    top.set_defaults(run=None)
+    subparsers = top.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.register(subparsers)
     return top
@@ -35,15 +55,32 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the result is its exit code."""
-    args = parser().parse_args(argv)
+    _open_missing_streams()
     try:
-        status: int = args.run(args)
-        sys.stdout.flush()
+        try:
+            return _run(argv)
+        finally:  # also after --help and --version, which exit
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough; keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    top = parser()
+    args = top.parse_args(argv)
+    if args.run is None:
+        top.error("a command is missing")
+    status: int = args.run(args)
     return status
+
+
+def _open_missing_streams() -> None:
+    """Let programs be started with their output closed, as some supervisors do."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  for good
 
 
 if __name__ == "__main__":
