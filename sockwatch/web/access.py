@@ -1,0 +1,52 @@
+"""Who may see details: clients on this host only.
+
+A loopback address alone does not prove that. A reverse proxy forwards for others from it, and a
+foreign web page whose name resolves to 127.0.0.1 (DNS rebinding) makes a local browser ask from
+it; the first shows in forwarding headers, the second in `Host`. Behind a Unix socket there is no
+client address at all, and mostly a proxy: nobody is local there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv6Address, ip_address
+from typing import Any, Final
+
+from sockwatch.web.responses import Header
+
+_FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+_HOST: Final = re.compile(r"(?:\[(?P<ipv6>[^]]*)]|(?P<name>[^:]*))(?::[0-9]*)?")
+
+
+def is_local(scope: Mapping[str, Any]) -> bool:
+    """Whether a request (its ASGI scope) comes from this host and was meant for it."""
+    client = scope.get("client")
+    if client is None or not is_loopback(client[0]):
+        return False
+    headers: Iterable[Header] = scope["headers"]
+    return all(_is_harmless(name, value.decode("latin-1")) for name, value in headers)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address, also an IPv4 one mapped into IPv6, is this host's own."""
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
+    return (mapped or ip).is_loopback
+
+
+def _is_harmless(name: bytes, value: str) -> bool:
+    if name == b"host":
+        return _is_local_name(value)
+    return name not in _FORWARDING
+
+
+def _is_local_name(host: str) -> bool:
+    match = _HOST.fullmatch(host.strip())
+    if match is None:
+        return False
+    name = (match["ipv6"] or match["name"]).lower()
+    return name == "localhost" or is_loopback(name)

@@ -1,0 +1,220 @@
+"""The HTTP server: accepts within a bound, serves, stops.
+
+uvicorn's own server wakes ten times a second and accepts without bound, so only its protocol is
+used. When all connections are taken, the one that has kept us waiting longest makes room: silent
+and slow clients cannot lock out a scrape. Only when we wait for no client at all is the newcomer
+turned away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+from sockwatch.web.guard import Limits, Rejected
+from sockwatch.web.listen import check_inherited
+from sockwatch.web.protocol import BUSY, ClientLog, GuardedProtocol, refusal_response
+from sockwatch.web.responses import raw
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+ACCEPTS_AT_ONCE: Final = 64
+"""Connections accepted before others on the event loop have their turn."""
+RETRY_ACCEPT: Final = 1.0
+"""Seconds to wait when the process or the host has run out of what a connection needs."""
+
+_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Server:
+    """Serves an ASGI application on listening sockets, on the event loop it is started on.
+
+    Args:
+        app: what answers.
+        limits: what clients may take.
+        ssl_context: serve TLS with it; `None` for plain HTTP.
+    """
+
+    def __init__(
+        self,
+        app: Application,
+        *,
+        limits: Limits | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self.log = ClientLog()
+        self.rejected: dict[Rejected, int] = dict.fromkeys(Rejected, 0)
+        """Clients turned away since the start; every reason present."""
+        self._ssl = ssl_context
+        self._config = _uvicorn_config(app)
+        self._state = ServerState()
+        self._listeners: list[socket.socket] = []
+        self._connections: set[GuardedProtocol] = set()
+        self._openings: set[asyncio.Task[None]] = set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    @property
+    def requests_in_flight(self) -> int:
+        """Requests that are being answered now; may be read from any thread."""
+        return len(self._state.tasks)
+
+    @property
+    def connections_open(self) -> int:
+        """Connections open now; may be read from any thread."""
+        return len(self._connections)
+
+    async def start(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept connections on these sockets, which are the server's from now on.
+
+        Raises:
+            ListenError: one of them is no listening socket.
+        """
+        check_inherited(listeners)
+        self._listeners = list(listeners)
+        for listener in self._listeners:
+            listener.settimeout(0)
+            if listener.family != socket.AF_UNIX:
+                # Connections inherit it. asyncio sets it only on sockets made with a protocol
+                # number; without it a response waits for the client's delayed ACK, 40 ms.
+                listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._listen(listener)
+
+    async def stop(self, grace: float = 0.4) -> None:
+        """Close everything; what is being answered has `grace` seconds to finish."""
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.shutdown()
+        await self._wait_until_none_left(grace)
+        for connection in list(self._connections):
+            connection.abort()
+        for task in list(self._state.tasks):
+            task.cancel()
+        await self._wait_until_none_left(grace)
+
+    def reject(self, why: Rejected) -> None:
+        """Count a client that was turned away."""
+        self.rejected[why] += 1
+
+    def release(self, connection: GuardedProtocol) -> None:
+        """Forget a connection that is over."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._none_left.set()
+
+    async def _wait_until_none_left(self, seconds: float) -> None:
+        if self._connections:
+            self._none_left.clear()
+        closed = asyncio.ensure_future(self._none_left.wait())
+        unfinished: set[asyncio.Task[Any]] = {closed, *self._openings, *self._state.tasks}
+        await asyncio.wait(unfinished, timeout=seconds)
+        closed.cancel()
+
+    def _listen(self, listener: socket.socket) -> None:
+        if listener in self._listeners:
+            asyncio.get_running_loop().add_reader(listener, self._accept_some, listener)
+
+    def _stop_listening(self) -> None:
+        loop = asyncio.get_running_loop()
+        for listener in self._listeners:
+            loop.remove_reader(listener)
+            listener.close()
+        self._listeners = []
+
+    def _accept_some(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                accepted, _address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _EXHAUSTED:
+                    raise
+                self._accept_later(listener, error)
+                return
+            self._admit(accepted)
+
+    def _accept_later(self, listener: socket.socket, error: OSError) -> None:
+        _LOG.warning("cannot accept HTTP connections for a moment: %s", error.strerror)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener)
+        loop.call_later(RETRY_ACCEPT, self._listen, listener)
+
+    def _admit(self, accepted: socket.socket) -> None:
+        if len(self._connections) >= self.limits.connections and not self._make_room():
+            self._turn_away(accepted)
+            return
+        connection = GuardedProtocol(self._config, self._state, self, accepted)
+        self._connections.add(connection)
+        opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+
+    def _make_room(self) -> bool:
+        """Drop the connection that has kept us waiting longest; false if we wait for none."""
+        waiting = [one for one in self._connections if one.waits_for_client]
+        if not waiting:
+            return False
+        victim = min(waiting, key=lambda one: one.since)
+        self.reject(Rejected.CONNECTIONS)
+        self.release(victim)
+        victim.evict()
+        return True
+
+    def _turn_away(self, accepted: socket.socket) -> None:
+        self.reject(Rejected.CONNECTIONS)
+        with accepted, suppress(OSError):
+            accepted.settimeout(0)
+            if self._ssl is None:
+                accepted.send(raw(refusal_response(BUSY)))
+
+    async def _open(self, connection: GuardedProtocol, accepted: socket.socket) -> None:
+        """Bring a connection to where requests can come: at once, or after a TLS handshake."""
+        timeouts = self._tls_timeouts()
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: connection, accepted, ssl=self._ssl, **timeouts
+            )
+        except OSError as error:
+            _LOG.debug("no connection: %s", error)
+            if connection in self._connections:
+                self.reject(Rejected.HANDSHAKE)
+                self.release(connection)
+
+    def _tls_timeouts(self) -> dict[str, float]:
+        if self._ssl is None:
+            return {}
+        return {
+            "ssl_handshake_timeout": self.limits.handshake,
+            "ssl_shutdown_timeout": self.limits.linger,
+        }
+
+
+def _uvicorn_config(app: Application) -> Config:
+    """What uvicorn's protocol asks of its configuration, everything else off."""
+    config = Config(
+        app,
+        http=GuardedProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        workers=1,
+    )
+    config.load()
+    return config
