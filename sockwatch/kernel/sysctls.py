@@ -24,6 +24,23 @@ def read_integers(name: str, root: Path = PROC_SYS) -> tuple[int, ...] | None:
         return None
 
 
+def read_ranges(name: str, root: Path = PROC_SYS) -> tuple[range, ...] | None:
+    """The numbers of a sysctl such as `net.ipv4.ip_local_reserved_ports`: `22,8000-8010`.
+
+    Empty if it names none; `None` as for `read_integers`.
+    """
+    try:
+        text = (root / name.replace(".", "/")).read_text("ascii").strip()
+        return tuple(map(_range, text.split(","))) if text else ()
+    except (OSError, ValueError):
+        return None
+
+
+def _range(text: str) -> range:
+    first, _, last = text.partition("-")
+    return range(int(first), int(last or first) + 1)
+
+
 def read_integer(name: str, root: Path = PROC_SYS) -> int | None:
     """The number of a sysctl that holds exactly one, else `None`."""
     numbers = read_integers(name, root)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final, cast
 
 from sockwatch.tcp.states import State
@@ -29,15 +28,13 @@ Since = dict[int, float]
 _ROOM: Final = 0.5
 """Share of the limit that all connections must fit into before the sample is widened."""
 
-_NOTHING: Final[Mapping[State, Since]] = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True)
 class Generation:
     """What is remembered after a good pass."""
 
-    since: Mapping[State, Since] = _NOTHING
-    missed: Mapping[State, Since] = _NOTHING
+    since: Mapping[State, Since] = field(default_factory=dict)
+    missed: Mapping[State, Since] = field(default_factory=dict)
     """Those that the newest pass did not see but the one before it did."""
     starts: frozenset[float] = frozenset()
     """Moments from which ages are lower bounds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from types import MappingProxyType
 from typing import Final
 
@@ -18,22 +19,37 @@ _HEALTHY: Final = frozenset({State.ESTABLISHED, State.TIME_WAIT})
 _NO_CONNECTIONS: Final[Mapping[State, int]] = MappingProxyType({})
 
 
+class Namer:
+    """Names the service of a connection by its port and cgroup.
+
+    Requests and TIME_WAIT minis carry no cgroup: inbound ones belong to the unit that listens on
+    their port if there is just one, as accepted sockets carry their listener's cgroup too.
+    """
+
+    def __init__(self, found: Collection[Listener], unit_of: UnitOf) -> None:
+        self._found = found
+        self._unit_of = unit_of
+
+    def __call__(self, direction: Direction, port: int, cgroup: int) -> ServiceKey:
+        """The service of connections with this port and cgroup (0 if they carry none)."""
+        unit = self._unit_of(cgroup)
+        if not cgroup and direction is Direction.INBOUND:
+            unit = self._heirs.get(port, "")
+        return ServiceKey(direction, str(port), unit)
+
+    @cached_property
+    def _heirs(self) -> Mapping[int, str]:
+        return unit_by_port(self._found)
+
+
 def services(
     counted: Iterable[tuple[ServicePort, int]], found: Collection[Listener], unit_of: UnitOf
 ) -> Services:
-    """Name and add up what was counted by port and cgroup.
-
-    Every listener is a service, with or without connections. Requests and TIME_WAIT minis carry
-    no cgroup: inbound ones belong to the unit that listens on their port if there is just one,
-    as accepted sockets carry their listener's cgroup too.
-    """
+    """Name what was counted and add it up; every listener is a service, used or not."""
     result: dict[ServiceKey, Counter[State]] = {}
-    heirs = unit_by_port(found)
+    name = Namer(found, unit_of)
     for (direction, port, cgroup, state), number in counted:
-        unit = unit_of(cgroup)
-        if not cgroup and direction is Direction.INBOUND:
-            unit = heirs.get(port, "")
-        result.setdefault(ServiceKey(direction, str(port), unit), Counter())[state] += number
+        result.setdefault(name(direction, port, cgroup), Counter())[state] += number
     idle = (ServiceKey(Direction.INBOUND, str(listener.port), listener.unit) for listener in found)
     return dict.fromkeys(idle, _NO_CONNECTIONS) | result
 

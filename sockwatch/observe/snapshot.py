@@ -6,11 +6,14 @@ so sees one consistent moment, without a lock.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from sockwatch.observe.figures import Figures
+from sockwatch.tcp.causes import Cause
 from sockwatch.tcp.states import Direction, Family, State, Unowned
 
 OTHER: Final = "other"
@@ -49,6 +52,57 @@ class Listener:
     """min(backlog, somaxconn), summed over the sockets."""
 
 
+class StuckKey(NamedTuple):
+    """Stuck connections that have a service, a state and a cause in common."""
+
+    service: ServiceKey
+    state: State
+    cause: Cause
+
+
+class Marked(NamedTuple):
+    """Stuck connections themselves, packed: position i of every column is the same one."""
+
+    state: State
+    records: bytes
+    """`struct inet_diag_msg`, 72 bytes each."""
+    moments: array[float]
+    """Since when they are in their state; monotonic seconds."""
+    cgroups: array[int]
+    inbound: bytes
+    """1 for inbound, 0 for outbound."""
+    causes: bytes
+    """Positions in `causes.ALL`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """Connections by how long they have been in a watched state, as of the last watch."""
+
+    connections: Mapping[StuckKey, int]
+    """Those over the limit of their state."""
+    oldest: Mapping[tuple[ServiceKey, State], float]
+    """Seconds that the oldest connection has been in the state."""
+    ages: Mapping[State, Mapping[float, int]]
+    """How many connections have each age in seconds; every watched state is present."""
+    limits: Mapping[State, float]
+    """Seconds that are normal in each state; ESTABLISHED is watched before it is accepted."""
+    marked: tuple[Marked, ...]
+    """Those over the limit; in a sample if `stride` is not 1."""
+    units: Mapping[int, str]
+    """Names of their cgroups."""
+    taken: float
+    """The monotonic moment that ages are as of."""
+    lower_bounds: frozenset[float]
+    """Moments from which an age is a lower bound: the entry was not seen."""
+    followed: int
+    """Connections whose age is remembered."""
+    most_followed: int
+    """The bound of that."""
+    stride: int
+    """One of how many connections is followed; counts are scaled by it."""
+
+
 @dataclass(frozen=True, slots=True)
 class NamespaceView:
     """The sockets of one network namespace."""
@@ -63,6 +117,10 @@ class NamespaceView:
     folded: int
     """Services folded into `other`."""
     listeners: tuple[Listener, ...]
+    figures: Figures | None = None
+    """What the kernel counts and limits there; `None` where nobody looked."""
+    stuck: Stuck | None = None
+    """`None` where the source cannot know, or has not looked yet."""
 
 
 @dataclass(frozen=True, slots=True)

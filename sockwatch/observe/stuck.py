@@ -15,8 +15,9 @@ from socket import ntohs
 from typing import Final, NamedTuple
 
 from sockwatch.observe.ages import AgePass, Generation
+from sockwatch.observe.snapshot import Marked
 from sockwatch.tcp.batch import Batch, Chosen
-from sockwatch.tcp.causes import BY_STATE, BY_UNREAD, Cause
+from sockwatch.tcp.causes import ALL, BY_STATE, BY_UNREAD, Cause
 from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
@@ -26,9 +27,7 @@ TIMER_TIME_WAIT: Final = 3
 """`idiag_timer` of a mini socket: the kernel alone holds it, and for a bounded time."""
 
 _MOST_UNREAD: Final = len(BY_UNREAD) - 1
-CAUSES: Final = (*BY_UNREAD, Cause.NOT_ACCEPTED, Cause.HALF_CLOSED, Cause.UNANSWERED)
-"""Causes by the small number that stands for them in columns; unread bytes index the first."""
-_CODES: Final = {cause: code for code, cause in enumerate(CAUSES)}
+_CODES: Final = {cause: code for code, cause in enumerate(ALL)}
 _DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
 
 _TIMED: Final = frozenset({State.SYN_SENT, State.SYN_RECV})
@@ -42,32 +41,6 @@ class StuckPort(NamedTuple):
     cause: Cause
 
 
-class Marked(NamedTuple):
-    """Stuck connections themselves, packed: position i of every column is the same one."""
-
-    state: State
-    records: bytes
-    """`struct inet_diag_msg`, 72 bytes each."""
-    moments: array[float]
-    """Since when; monotonic seconds."""
-    cgroups: array[int]
-    inbound: bytes
-    """1 for inbound, 0 for outbound."""
-    causes: bytes
-    """Positions in `CAUSES`."""
-
-
-class Limits(NamedTuple):
-    """How long is normal, in seconds; see the section `ages` of the configuration."""
-
-    by_state: Mapping[State, float]
-    not_accepted: float
-
-    def of(self, state: State) -> float:
-        """The limit of a state; ESTABLISHED is watched only before it is accepted."""
-        return self.not_accepted if state is State.ESTABLISHED else self.by_state[state]
-
-
 @dataclass(frozen=True, slots=True)
 class Ages:
     """What a watch pass says of ages."""
@@ -78,7 +51,14 @@ class Ages:
     ages: Mapping[State, Counter[float]]
     """How many connections have each age; seconds."""
     marked: tuple[Marked, ...]
+    limits: Mapping[State, float]
+    taken: float
+    """The moment that ages are as of."""
     generation: Generation
+    """What is to be remembered for the next pass."""
+    most_followed: int
+    stride: int
+    """One of how many connections this pass followed."""
 
 
 _Key = tuple[int, int, int, int, float]
@@ -90,35 +70,40 @@ class StuckTally:
     """Collects the watched connections of one pass, batch by batch."""
 
     ages: AgePass
-    listening: Listening
-    limits: Limits
+    limits: Mapping[State, float]
+    """How long is normal in each watched state, in seconds."""
     laws: TimerLaws
+    _listening: Listening | None = None
     _counts: dict[State, Counter[_Key]] = field(default_factory=dict)
     _marked: list[Marked] = field(default_factory=list)
+
+    def begin(self, listening: Listening) -> None:
+        """The pass begins; see `Follower`."""
+        self._listening = listening
 
     def add(self, batch: Batch) -> None:
         """Take a batch. Minis are left out: the kernel ends them by itself."""
         state = batch.state
         if state is State.ESTABLISHED:
             batch = Chosen(batch, [inode == 0 for inode in batch.inodes()])
-        elif state not in self.limits.by_state:
+        if state not in self.limits:
             return
         if TIMER_TIME_WAIT in batch.timers():
             batch = Chosen(batch, [timer != TIMER_TIME_WAIT for timer in batch.timers()])
         mask = self.ages.followed(batch.cookies())
         if mask is not None:
             batch = Chosen(batch, mask)
-        if batch:
-            self._add(state, batch)
+        if batch and self._listening is not None:
+            self._add(state, batch, self._listening.inbound(batch))
 
-    def _add(self, state: State, batch: Batch) -> None:
+    def _add(self, state: State, batch: Batch, inbound: Sequence[int]) -> None:
         moments = self._moments(state, batch)
-        inbound, cgroups, causes = self.listening.inbound(batch), batch.cgroups(), _causes(batch)
+        cgroups, causes = batch.cgroups(), _causes(batch)
         sides = zip(inbound, batch.local_ports(), batch.remote_ports(), strict=True)
         ports = [local if flag else remote for flag, local, remote in sides]
         keys = zip(inbound, ports, cgroups, causes, moments, strict=True)
         self._counts.setdefault(state, Counter()).update(keys)
-        latest = self.ages.now - self.limits.of(state)
+        latest = self.ages.now - self.limits[state]
         over = [moment <= latest for moment in moments]
         if any(over):
             self._marked.append(
@@ -140,25 +125,37 @@ class StuckTally:
         now, timers = self.ages.now, zip(batch.retransmits(), batch.expires(), strict=True)
         return [now - backoff_age(times, expires, linear) for times, expires in timers]
 
-    def finish(self) -> Ages:
-        """All that the pass says."""
+    def finish(self) -> Ages | None:
+        """All that the pass says, `None` if it never began: its source follows nothing."""
+        if self._listening is None:
+            return None
         stride = self.ages.previous.stride
         stuck: Counter[StuckPort] = Counter()
         oldest: dict[ServicePort, float] = {}
-        ages: dict[State, Counter[float]] = {state: Counter() for state in self.limits.by_state}
+        ages: dict[State, Counter[float]] = {state: Counter() for state in self.limits}
         for state, counts in self._counts.items():
-            limit = self.limits.of(state)
+            limit = self.limits[state]
             for (inbound, raw_port, cgroup, code, moment), number in counts.items():
                 service = ServicePort(_DIRECTIONS[inbound], ntohs(raw_port), cgroup, state)
                 age = self.ages.now - moment
                 oldest[service] = max(age, oldest.get(service, 0.0))
                 ages.setdefault(state, Counter())[age] += number * stride
-                stuck[StuckPort(service, CAUSES[code])] += number * stride if age >= limit else 0
-        return Ages(stuck, oldest, ages, tuple(self._marked), self.ages.finish())
+                stuck[StuckPort(service, ALL[code])] += number * stride if age >= limit else 0
+        return Ages(
+            stuck,
+            oldest,
+            ages,
+            tuple(self._marked),
+            self.limits,
+            self.ages.now,
+            self.ages.finish(),
+            self.ages.limit,
+            stride,
+        )
 
 
 def _causes(batch: Batch) -> Sequence[int]:
-    """Positions in `CAUSES`."""
+    """Positions in `causes.ALL`."""
     if batch.state is not State.CLOSE_WAIT:
         return bytes([_CODES[BY_STATE[batch.state]]]) * len(batch)
     unread, inodes = batch.receive_queues(), batch.inodes()

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
+from typing import Final
+
+from sockwatch.config import AgesConfig, Config
 from sockwatch.kernel.cgroups import UnitResolver
+from sockwatch.kernel.sysctls import read_integer
+from sockwatch.observe.ages import AgePass, Generation
 from sockwatch.observe.listeners import ListenerMemory
 from sockwatch.observe.snapshot import NamespaceView, ServiceKey
+from sockwatch.observe.stuck import Ages, StuckTally
+from sockwatch.observe.stuck_view import stuck_view
 from sockwatch.observe.view import view
+from sockwatch.poll.figures import FigureReader
 from sockwatch.tcp.records import Counts, Reading
+from sockwatch.tcp.states import State
+from sockwatch.tcp.timers import TimerLaws
+
+_GAP_INTERVALS: Final = 3
+"""Intervals without a good pass after which a newcomer's age is only a lower bound."""
 
 
 class Host:
@@ -15,20 +31,70 @@ class Host:
     def __init__(self) -> None:
         self._units = UnitResolver()
         self._listeners = ListenerMemory()
+        self._figures = FigureReader()
+        self._laws = timer_laws()
+        self._generation = Generation()
+        self._followed: float | None = None
         self._bulk: Counts | None = None
         self._shown: frozenset[ServiceKey] = frozenset()
 
-    def take(self, reading: Reading, now: float, series_limit: int) -> NamespaceView:
-        """The view after a pass at monotonic time `now` (seconds)."""
+    def follower(self, now: float, interval: float, config: Config) -> StuckTally:
+        """What follows the sockets of a pass at monotonic time `now`.
+
+        Args:
+            now: seconds.
+            interval: seconds between passes; what came up in a much longer gap may be older.
+            config: limits of ages and of their number.
+        """
+        gap = now - self._followed if self._followed is not None else inf
+        age_pass = AgePass(
+            self._generation, now, config.tracking.limit, resumed=gap > _GAP_INTERVALS * interval
+        )
+        return StuckTally(age_pass, age_limits(config.ages), self._laws)
+
+    def take(
+        self, reading: Reading, now: float, series_limit: int, ages: Ages | None = None
+    ) -> NamespaceView:
+        """The view after a good pass at monotonic time `now` (seconds)."""
         if reading.bulk is not None:
             self._bulk = reading.bulk
+
+        def unit_of(cgroup: int) -> str:
+            return self._units.unit(cgroup, now)
+
         result = view(
             reading,
             self._bulk,
-            lambda cgroup: self._units.unit(cgroup, now),
+            unit_of,
             series_limit,
             self._shown,
             group=self._listeners,
         )
         self._shown = frozenset(result.services)
-        return result
+        stuck = None
+        if ages is not None:
+            self._generation, self._followed = ages.generation, now
+            stuck = stuck_view(ages, result, unit_of)
+        return replace(result, figures=self._figures.take(now), stuck=stuck)
+
+
+def age_limits(ages: AgesConfig) -> Mapping[State, float]:
+    """How long is normal in each watched state, in seconds."""
+    return {
+        State.SYN_SENT: ages.syn_sent,
+        State.SYN_RECV: ages.syn_recv,
+        State.ESTABLISHED: ages.not_accepted,
+        State.FIN_WAIT1: ages.fin_wait1,
+        State.FIN_WAIT2: ages.fin_wait2,
+        State.CLOSE_WAIT: ages.close_wait,
+        State.LAST_ACK: ages.last_ack,
+        State.CLOSING: ages.closing,
+    }
+
+
+def timer_laws() -> TimerLaws:
+    """What this host's sysctls make of the kernel's timers."""
+    return TimerLaws(
+        linear_syn_timeouts=read_integer("net.ipv4.tcp_syn_linear_timeouts") or 0,
+        fin_timeout=float(read_integer("net.ipv4.tcp_fin_timeout") or TimerLaws().fin_timeout),
+    )

@@ -130,9 +130,13 @@ class Poller:
     def _pass(self, kind: PassKind) -> bool:
         began, cpu = self._clocks.monotonic(), self._clocks.cpu()
         source, record = self._sources.current, self._records[kind]
+        interval = self._schedule.interval(PassKind.WATCH)
+        follower = self._host.follower(began, interval, self._config)
+        read = source.watch if kind is PassKind.WATCH else source.census
         try:
-            reading = source.watch() if kind is PassKind.WATCH else source.census()
-            self._view = self._host.take(reading, began, self._config.labels.series_limit)
+            reading = read(follower)
+            limit = self._config.labels.series_limit
+            self._view = self._host.take(reading, began, limit, follower.finish())
         except PassFailure as failure:
             self._failed(kind, failure, self._clocks.cpu() - cpu)
             return False

@@ -34,6 +34,9 @@ BY_UNREAD: Final = (Cause.NOT_CLOSED, Cause.EOF_UNREAD, Cause.DATA_UNREAD)
 """The causes of a CLOSE_WAIT that a process holds, by its receive queue; the last one for all
 longer queues."""
 
+ALL: Final = (*BY_UNREAD, Cause.NOT_ACCEPTED, Cause.HALF_CLOSED, Cause.UNANSWERED)
+"""Causes by the small number that stands for them in columns; unread bytes index the first."""
+
 BY_STATE: Final[Mapping[State, Cause]] = {
     State.ESTABLISHED: Cause.NOT_ACCEPTED,
     State.SYN_SENT: Cause.UNANSWERED,

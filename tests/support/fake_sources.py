@@ -102,11 +102,11 @@ class FakeNetlink:
         if self._script.refusal is not None:
             raise self._script.refusal
 
-    def watch(self) -> Reading:
+    def watch(self, _follower: object = None) -> Reading:
         self._pass("watch")
         return Reading(self._script.listeners(), self._script.counted(WATCHED))
 
-    def census(self) -> Reading:
+    def census(self, _follower: object = None) -> Reading:
         self._pass("census")
         script = self._script
         return Reading(script.listeners(), script.counted(WATCHED), script.counted(BULK))

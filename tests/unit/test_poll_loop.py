@@ -132,7 +132,7 @@ def test_an_error_of_ours_ends_the_loop_and_nothing_more_is_published(bench: Ben
 class Helped(FakeNetlink):
     """A source that lets another thread do its work."""
 
-    def watch(self) -> Reading:
+    def watch(self, _follower: object = None) -> Reading:
         helper = Thread(target=work, args=(0.1,))
         helper.start()
         helper.join()
