@@ -77,10 +77,10 @@ def _about(snapshot: Snapshot | None, now: float, ready: tuple[bool, str], host:
     facts = [
         ("Host", host),
         ("Version", __version__),
-        ("State", f"{'ready' if ready[0] else 'not ready'}: {ready[1]}"),
+        ("State", ready[1] if ready[0] else f"Not ready. {ready[1]}"),
     ]
     if snapshot is not None:
-        facts.append(("Source", f"{snapshot.source.name}. {snapshot.source.reason}"))
+        facts.append(("Source", f"{snapshot.source.name}: {snapshot.source.reason}"))
         facts += [(f"Last {kind}", _last(snapshot, kind, now)) for kind in snapshot.passes]
     rows = "\n".join(f"<dt>{_text(term)}</dt><dd>{_text(fact)}</dd>" for term, fact in facts)
     return f'<dl class="about">\n{rows}\n</dl>'

@@ -76,8 +76,8 @@ def test_it_says_whose_figures_these_are_and_how_old() -> None:
     found = read(BUSY)
     assert found.after("Host") == "web1"
     assert found.after("Version") == __version__
-    assert found.after("State") == "ready: fine"
-    assert found.after("Source").startswith("netlink. ")
+    assert found.after("State") == "fine"
+    assert found.after("Source").startswith("netlink: ")
     assert found.after("Last census") == "2.0 s ago"
 
 
@@ -167,7 +167,7 @@ def test_a_clock_set_back_makes_no_negative_age() -> None:
 
 def test_it_says_when_it_is_not_ready() -> None:
     html = shown(BUSY, ready=(False, "The last pass is 9 s old."))
-    assert Reader(html).after("State") == "not ready: The last pass is 9 s old."
+    assert Reader(html).after("State") == "Not ready. The last pass is 9 s old."
 
 
 HOSTILE = [
