@@ -51,10 +51,12 @@ def _sorted(datagram: memoryview, sequence: int) -> tuple[Iterable[bytes], bool]
     at, done = 0, False
     while at < len(datagram) and not done:
         end, kind = check_message(datagram, at, sequence)
+        next_at = aligned(end)
         if kind is Kind.ROW:
-            kinds.setdefault((end - at, datagram[at + STATE_AT]), []).append(datagram[at:end])
+            key = end - at, datagram[at + STATE_AT]
+            kinds.setdefault(key, []).append(datagram[at:next_at])
         done = kind is Kind.END
-        at = aligned(end)
+        at = next_at
     return map(b"".join, kinds.values()), done
 
 

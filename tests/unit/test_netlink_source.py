@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from struct import pack
 from typing import Final
 
 import pytest
@@ -171,6 +172,19 @@ def test_a_state_without_a_name_is_counted_as_unknown() -> None:
     assert totals(census_of(answer)) == Counter({(Family.INET, State.UNKNOWN): 1})
 
 
+def test_records_that_do_not_fill_their_last_word_are_counted() -> None:
+    """No kernel has sent any, but netlink allows them: what follows is aligned."""
+
+    def answer(states: int, sequence: int) -> Iterable[bytes]:
+        whole = record(socket_in(State.CLOSE_WAIT), sequence=sequence)
+        shorter = pack("=I", len(whole) - 2) + whole[4:]
+        if states >> State.CLOSE_WAIT & 1:
+            yield shorter + whole + shorter
+        yield done(sequence)
+
+    assert totals(census_of(answer)) == Counter({(Family.INET, State.CLOSE_WAIT): 3})
+
+
 # What it survives
 
 
@@ -240,16 +254,19 @@ def test_a_socket_that_cannot_be_opened_is_tried_again_next_time(read: str) -> N
     source.close()
 
 
+class Signal(BaseException):
+    """What may come from outside at any time, such as a KeyboardInterrupt."""
+
+
 def test_a_pass_that_is_broken_off_leaves_no_dump_behind() -> None:
-    """Also by what is no failure of the kernel's, such as a signal's exception."""
 
     def answer(states: int, sequence: int) -> Iterable[bytes]:
         yield good(sequence)
-        raise KeyboardInterrupt
+        raise Signal
 
     sockets = Sockets(answer, listing(HOST))
     source = NetlinkSource(sockets)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Signal):
         source.census()
     source.census()
     assert [kernel.open for kernel in sockets.made] == [False, True]
