@@ -21,7 +21,7 @@ from sockwatch.kernel.wire import (
 )
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.records import Row
-from sockwatch.tcp.states import State
+from sockwatch.tcp.states import Family, State
 
 _WORDS: Final = Struct("=4I")
 
@@ -37,12 +37,22 @@ def batches(dump: Dump) -> Iterator[Batch]:
         if table is not None:
             yield table
             continue
-        kinds, done = _sorted(datagram, dump.sequence)
-        for messages in kinds:
-            yield from _batches_of_kind(messages, dump.sequence)
+        some, done = _batches_of_mixture(datagram, dump.sequence)
+        yield from some
         if done:
             return
     raise PassFailure(Cause.TRUNCATED, DUMP_UNFINISHED)
+
+
+def _batches_of_mixture(datagram: memoryview, sequence: int) -> tuple[list[Batch], bool]:
+    """The batches of a datagram of any messages, and whether it ends the dump."""
+    try:
+        kinds, done = _sorted(datagram, sequence)
+        return [batch for kind in kinds for batch in _batches_of_kind(kind, sequence)], done
+    except PassFailure:
+        # Sorting may stumble over another fault than the first, which gives a failure its name.
+        read_rows(datagram, sequence)
+        raise
 
 
 def _sorted(datagram: memoryview, sequence: int) -> tuple[Iterable[bytes], bool]:
@@ -98,7 +108,8 @@ class RowBatch:
     def address_words(self) -> Sequence[Sequence[int]]:
         pairs = ((row.source, row.destination) for row in self.rows)
         rows = [_WORDS.unpack(_padded(a)) + _WORDS.unpack(_padded(b)) for a, b in pairs]
-        return [*zip(*rows, strict=True)]
+        only_inet = all(row.family is Family.INET for row in self.rows)
+        return [*zip(*rows, strict=True)][:: 4 if only_inet else 1]
 
     def cookies(self) -> Sequence[int]:
         return [row.cookie or 0 for row in self.rows]

@@ -1,16 +1,19 @@
-"""Counting: the bulk path counts what the general path counts, and both count right."""
+"""Counting: columns of bytes, columns of rows and single rows are counted alike, and right."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
+from struct import pack
 from typing import Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixtures import LISTENED, listener, mixed_dumps, rows, uniform_datagrams
+from naive import naive_counts
 from recorded import load
 from replies import (
+    CGROUP_ID,
     GENERATIONS,
     attribute,
     done,
@@ -22,13 +25,17 @@ from replies import (
     whole_dump,
 )
 
-from sockwatch.kernel import tally
+from sockwatch.kernel import batches as kernel_batches
+from sockwatch.kernel.batches import batches, batches_of_rows
 from sockwatch.kernel.failures import Cause, PassFailure
 from sockwatch.kernel.rows import read_dump, read_rows
-from sockwatch.kernel.tally import count_rows, plain_address, tally_dump, thin, unowned_kind
+from sockwatch.kernel.wire import Kind, check_message
+from sockwatch.tcp import tally
+from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import Counts, Destination, Row, ServicePort
 from sockwatch.tcp.states import Direction, Family, State, Unowned
+from sockwatch.tcp.tally import Tally, plain_address, thin
 
 UNHURRIED = settings(deadline=None)
 INBOUND, OUTBOUND = Direction.INBOUND, Direction.OUTBOUND
@@ -57,21 +64,29 @@ def connection(
     return row._replace(inode=0 if state is TIME_WAIT else inode, cgroup=cgroup)
 
 
+def total(some: Iterable[Batch], listeners: Sequence[Row], state: State | None = None) -> Counts:
+    """The count of batches, as being in `state` if that is given."""
+    counter = Tally(Listening(listeners))
+    for batch in some:
+        counter.add(batch, batch.state if state is None else state)
+    return counter.finish()
+
+
 def counted(rows: Sequence[Row], listeners: Sequence[Row]) -> Counts:
-    counts = Counts()
-    count_rows(rows, Listening(listeners), counts)
-    return counts
+    return total(batches_of_rows(rows), listeners)
 
 
 def tallied(datagrams: Sequence[bytes], state: State, listeners: Sequence[Row]) -> Counts:
-    counts = Counts()
-    tally_dump(dump_of(datagrams), state, Listening(listeners), counts)
-    return counts
+    return total(batches(dump_of(datagrams)), listeners, state)
 
 
 def by_rows(datagrams: Sequence[bytes], state: State, listeners: Sequence[Row]) -> Counts:
+    return total(batches_of_rows(read_dump(dump_of(datagrams))), listeners, state)
+
+
+def one_by_one(datagrams: Sequence[bytes], state: State, listeners: Sequence[Row]) -> Counts:
     settled = [row._replace(state=state) for row in read_dump(dump_of(datagrams))]
-    return counted(settled, listeners)
+    return naive_counts(settled, Listening(listeners))
 
 
 @pytest.fixture
@@ -84,7 +99,7 @@ def general_rows(monkeypatch: pytest.MonkeyPatch) -> list[Row]:
         left.extend(found)
         return found, complete
 
-    monkeypatch.setattr(tally, "read_rows", spy)
+    monkeypatch.setattr(kernel_batches, "read_rows", spy)
     return left
 
 
@@ -98,7 +113,19 @@ def test_the_bulk_path_counts_what_the_general_path_counts(
     state: State, data: st.DataObject, listeners: Sequence[Row]
 ) -> None:
     datagrams = data.draw(mixed_dumps(state))
-    assert tallied(datagrams, state, listeners) == by_rows(datagrams, state, listeners)
+    found = tallied(datagrams, state, listeners)
+    assert found == by_rows(datagrams, state, listeners)
+    assert found == one_by_one(datagrams, state, listeners)
+
+
+@settings(UNHURRIED, max_examples=100)
+@given(st.lists(rows(), max_size=12), st.sampled_from([*LISTENERS.values()]))
+def test_sockets_of_all_states_are_counted_as_one_by_one(
+    described: list[Row], listeners: Sequence[Row]
+) -> None:
+    expected = naive_counts(described, Listening(listeners))
+    assert counted(described, listeners) == expected
+    assert total(batches(dump_of(whole_dump(described))), listeners) == expected
 
 
 @pytest.mark.parametrize("state", BULK)
@@ -126,9 +153,10 @@ def test_a_recorded_dump_is_counted_alike(
 ) -> None:
     recording = load(f"linux-6.18-{reader}-{state.label}")
     listeners = load(f"linux-6.18-{reader}-listeners").rows
-    found = Counts()
-    tally_dump(dump_of(recording.datagrams, recording.sequence), state, Listening(listeners), found)
+    dump = dump_of(recording.datagrams, recording.sequence)
+    found = total(batches(dump), listeners, state)
     assert found == counted(recording.rows, listeners)
+    assert found == naive_counts(recording.rows, Listening(listeners))
     assert found.sockets.total() == len(recording.rows)
     assert not general_rows
 
@@ -141,12 +169,16 @@ def test_no_record_of_a_uniform_dump_is_looked_at_by_itself(
 ) -> None:
     datagrams = [*data.draw(st.lists(uniform_datagrams(state), max_size=3)), done()]
 
-    def spy(datagram: memoryview, sequence: int) -> tuple[list[Row], bool]:
-        assert bytes(datagram) == done()
-        return [], True
+    def no_rows(datagram: memoryview, sequence: int) -> tuple[list[Row], bool]:
+        raise AssertionError("read row by row")
+
+    def no_record(datagram: memoryview, at: int, sequence: int) -> tuple[int, Kind]:
+        assert bytes(datagram[at:]) == done()
+        return check_message(datagram, at, sequence)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tally, "read_rows", spy)
+        patch.setattr(kernel_batches, "read_rows", no_rows)
+        patch.setattr(kernel_batches, "check_message", no_record)
         tallied(datagrams, state, LISTENERS["both"])
 
 
@@ -245,7 +277,24 @@ def test_one_odd_record_in_the_middle_is_counted_as_all_others(
     found = tallied(datagrams, ESTABLISHED, LISTENERS["both"])
     assert found.sockets == Counter({(Family.INET, ESTABLISHED): 5})
     assert found.services.total() == 5
-    assert len(general_rows) == 4
+    assert {(service.direction, service.port) for service in found.services} == {(INBOUND, 80)}
+    assert not general_rows
+
+
+def test_records_as_long_with_other_attributes_are_counted_as_all_others(
+    general_rows: list[Row],
+) -> None:
+    """What no table can hold; the rest of their datagram is no slower for it."""
+    bare = GENERATIONS["4.18"]
+    alike = [
+        record(ACCEPTED, bare, more=attribute(number, pack("=Q", 5))) for number in (CGROUP_ID, 99)
+    ]
+    found = tallied([record(ACCEPTED, mark=True) * 7 + b"".join(alike), done()], ESTABLISHED, [])
+    assert found.services == {
+        ServicePort(OUTBOUND, 40000, 5, ESTABLISHED): 8,
+        ServicePort(OUTBOUND, 40000, 0, ESTABLISHED): 1,
+    }
+    assert len(general_rows) == 2
 
 
 def test_a_socket_that_moved_on_counts_as_what_it_was_asked_as() -> None:
@@ -260,19 +309,22 @@ def test_an_empty_dump_counts_nothing() -> None:
 
 
 def test_counts_of_several_dumps_add_up() -> None:
-    counts, listening = Counts(), Listening(LISTENERS["both"])
-    for state in BULK:
-        datagrams = whole_dump([connection(SERVER, CLIENT, state)])
-        tally_dump(dump_of(datagrams), state, listening, counts)
-    assert counts.sockets == Counter((Family.INET, state) for state in BULK)
-    assert counts.services.total() == 2
+    counter = Tally(Listening(LISTENERS["both"]))
+    for state in [*BULK, *BULK]:
+        for batch in batches(dump_of(whole_dump([connection(SERVER, CLIENT, state)]))):
+            counter.add(batch, state)
+    counts = counter.finish()
+    assert counts.sockets == Counter({(Family.INET, state): 2 for state in BULK})
+    assert counts.services == {ServicePort(INBOUND, 80, 0, state): 2 for state in BULK}
 
 
 def test_a_source_that_knows_no_owners_is_not_told_of_any() -> None:
-    counts = Counts(unowned=None)
+    counter = Tally(Listening([]), unowned=False)
     row = connection(SERVER, CLIENT, inode=0)
-    tally_dump(dump_of(whole_dump([row])), ESTABLISHED, Listening([]), counts)
-    count_rows([row], Listening([]), counts)
+    for some in (batches(dump_of(whole_dump([row]))), batches_of_rows([row])):
+        for batch in some:
+            counter.add(batch, batch.state)
+    counts = counter.finish()
     assert counts.unowned is None
     assert counts.sockets.total() == 2
 
@@ -331,15 +383,28 @@ UNOWNED = {
     (State.UNKNOWN, 0, 0): None,
     (State.FIN_WAIT2, 0, 4711): None,
     (State.ESTABLISHED, 0, 4711): None,
-    (State.ESTABLISHED, None, None): None,
 }
 
 
-@pytest.mark.parametrize(("record", "kind"), UNOWNED.items(), ids=str)
+def with_owner(state: State, timer: int | None, inode: int | None) -> Row:
+    row = connection(SERVER, CLIENT)
+    return row._replace(state=state, timer=timer, inode=inode)
+
+
+@pytest.mark.parametrize(("holder", "kind"), UNOWNED.items(), ids=str)
 def test_why_nobody_holds_a_socket(
-    record: tuple[State, int | None, int | None], kind: Unowned | None
+    holder: tuple[State, int | None, int | None], kind: Unowned | None
 ) -> None:
-    assert unowned_kind(*record) is kind
+    rows, expected = [with_owner(*holder)], Counter([kind] if kind else [])
+    for some in (batches_of_rows(rows), batches(dump_of(whole_dump(rows)))):
+        assert total(some, []).unowned == expected
+
+
+def test_sockets_are_sorted_by_why_nobody_holds_them() -> None:
+    everything = [with_owner(*holder) for holder in UNOWNED] * 2
+    expected = Counter([kind for kind in UNOWNED.values() if kind] * 2)
+    assert counted(everything, []).unowned == expected
+    assert total(batches(dump_of(whole_dump(everything))), []).unowned == expected
 
 
 @UNHURRIED

@@ -1,0 +1,66 @@
+"""Counting as anybody would write it: socket by socket. What the bulk path is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.records import Counts, Destination, Row, ServicePort
+from sockwatch.tcp.states import Direction, State, Unowned
+
+TIME_WAIT_TIMER: Final = 3
+"""net/ipv4/tcp_diag.c: idiag_timer of TIME_WAIT and FIN_WAIT2 minis."""
+
+MAPPED: Final = "00" * 10 + "ffff"
+
+NOT_ACCEPTED_STATES: Final = (State.ESTABLISHED, State.CLOSE_WAIT)
+ORPHAN_STATES: Final = (
+    State.SYN_SENT,
+    State.FIN_WAIT1,
+    State.FIN_WAIT2,
+    State.CLOSING,
+    State.LAST_ACK,
+)
+
+
+def unowned_kind(row: Row) -> Unowned | None:
+    """Why no process holds a socket; `None` if one does."""
+    if row.inode != 0:
+        return None
+    if row.state is State.SYN_RECV:
+        return Unowned.HALF_OPEN
+    if row.timer == TIME_WAIT_TIMER:
+        return Unowned.MINI
+    if row.state in NOT_ACCEPTED_STATES:
+        return Unowned.NOT_ACCEPTED
+    return Unowned.ORPHAN if row.state in ORPHAN_STATES else None
+
+
+def service_of(row: Row, listening: Listening) -> ServicePort:
+    direction = listening.direction(row.family, row.source_port)
+    port = row.source_port if direction is Direction.INBOUND else row.destination_port
+    return ServicePort(direction, port, row.cgroup or 0, row.state)
+
+
+def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
+    """Everything in `Counts`; destinations without a limit."""
+    counts = Counts()
+    for row in rows:
+        service = service_of(row, listening)
+        counts.sockets[row.family, row.state] += 1
+        counts.services[service] += 1
+        if service.direction is Direction.OUTBOUND:
+            counts.destinations[_destination(row)] += 1
+        kind = unowned_kind(row)
+        if kind is not None and counts.unowned is not None:
+            counts.unowned[kind] += 1
+    return counts
+
+
+def _destination(row: Row) -> Destination:
+    source, destination = (
+        bytes.fromhex(address.hex().removeprefix(MAPPED))
+        for address in (row.source, row.destination)
+    )
+    return Destination(source, destination, row.destination_port)
