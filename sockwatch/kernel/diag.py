@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from pyroute2 import netns
 from pyroute2.netlink import NETLINK_SOCK_DIAG, NLM_F_MATCH, NLM_F_REQUEST, NLM_F_ROOT, nlmsg
 
 from sockwatch.kernel.failures import Cause, PassFailure
-from sockwatch.kernel.wire import TCPDIAG_GETSOCK, Dump
+from sockwatch.kernel.filters import local_port_in
+from sockwatch.kernel.wire import INET_DIAG_SKMEMINFO, TCPDIAG_GETSOCK, Dump
 
 BUFFER_BYTES: Final = 64 * 1024
 """Twice what the kernel puts into one datagram of a dump at most."""
@@ -42,16 +43,33 @@ class _DumpRequest(nlmsg):  # type: ignore[misc]  # pyroute2 is untyped
         ("idiag_states", "I"),
         ("idiag_dbs", "I"),
     )
+    nla_map = (("INET_DIAG_REQ_NONE", "none"), ("INET_DIAG_REQ_BYTECODE", "cdata"))
 
 
-def dump_request(states: int, sequence: int) -> bytes:
-    """The request for all TCP sockets in the states of a mask.
+class Query(NamedTuple):
+    """Which sockets a dump shall hold, and what of them."""
 
-    `idiag_ext` stays 0: INET_DIAG_INFO takes each socket's lock and can block for ever.
+    states: int
+    """See `wire.mask`."""
+    local_ports: Sequence[int] = ()
+    """Only sockets with one of these local ports; empty for all."""
+    memory: bool = False
+    """Whether to ask for INET_DIAG_SKMEMINFO, which holds the drops of a listener."""
+
+
+def dump_request(query: Query, sequence: int) -> bytes:
+    """The request that a query makes.
+
+    INET_DIAG_INFO is never asked for: it takes each socket's lock and can block for ever.
     """
     request = _DumpRequest()
+    if query.memory:
+        request["idiag_ext"] = 1 << (INET_DIAG_SKMEMINFO - 1)
+    if query.local_ports:
+        program = local_port_in(query.local_ports)
+        request["attrs"] = [("INET_DIAG_REQ_BYTECODE", program)]
     request["idiag_src"] = request["idiag_dst"] = (0, 0, 0, 0)
-    request["idiag_states"] = states
+    request["idiag_states"] = query.states
     request["header"]["type"] = TCPDIAG_GETSOCK
     request["header"]["flags"] = NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
     request["header"]["sequence_number"] = sequence
@@ -101,8 +119,8 @@ class DiagSocket:
         """Close the socket; a dump under way ends."""
         self._socket.close()
 
-    def dump(self, states: int) -> Dump:
-        """Begin a dump of the sockets in the states of a mask (see `wire.mask`).
+    def dump(self, query: Query) -> Dump:
+        """Begin a dump.
 
         Its datagrams must be read to the end of the dump before the next begins.
 
@@ -111,7 +129,7 @@ class DiagSocket:
         """
         sequence = next(self._sequences)
         try:
-            self._socket.send(dump_request(states, sequence))
+            self._socket.send(dump_request(query, sequence))
         except OSError as error:
             raise _failure(error, "asking for a socket dump") from error
         return Dump(sequence, self._datagrams())

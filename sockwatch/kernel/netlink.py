@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar, Final, Protocol
 
 from sockwatch.kernel.batches import batches
-from sockwatch.kernel.diag import DiagSocket
+from sockwatch.kernel.diag import DiagSocket, Query
 from sockwatch.kernel.listeners import ListenerReader
 from sockwatch.kernel.wire import Dump, mask
 from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
-from sockwatch.tcp.records import Reading
+from sockwatch.tcp.records import Reading, Row
 from sockwatch.tcp.states import State
 from sockwatch.tcp.tally import Tally
 
 RECEIVE_TIMEOUT: Final = 5.0
 """Seconds to wait for one datagram; the kernel answers in well under a millisecond."""
 
-LISTENERS: Final = mask(State.LISTEN)
-WATCHED: Final = mask(
-    State.SYN_SENT,
-    State.SYN_RECV,
-    State.FIN_WAIT1,
-    State.FIN_WAIT2,
-    State.CLOSE,
-    State.CLOSE_WAIT,
-    State.LAST_ACK,
-    State.CLOSING,
+LISTENERS: Final = Query(mask(State.LISTEN), memory=True)
+WATCHED: Final = Query(
+    mask(
+        State.SYN_SENT,
+        State.SYN_RECV,
+        State.FIN_WAIT1,
+        State.FIN_WAIT2,
+        State.CLOSE,
+        State.CLOSE_WAIT,
+        State.LAST_ACK,
+        State.CLOSING,
+    )
 )
 BULK: Final = (State.ESTABLISHED, State.TIME_WAIT)
 """The states of healthy connections, whose number follows the load: dumped apart, each alone,
 because messages of one state have one length, and left out of the watch pass altogether."""
+WAITING_PORTS_LIMIT: Final = 64
+"""Ports whose unaccepted connections are looked at in one watch: one dump serves all."""
 
 
 class Dumper(Protocol):
     """What answers dump requests: the kernel, a recording, a test's script."""
 
-    def dump(self, states: int) -> Dump:
+    def dump(self, query: Query) -> Dump:
         """Begin a dump; see `DiagSocket.dump`."""
         ...
 
@@ -64,6 +69,7 @@ class NetlinkSource:
         self._connect = connect
         self._dumper: Dumper | None = None
         self._listeners = ListenerReader()
+        self._waiting: frozenset[int] = frozenset()
 
     def probe(self) -> None:
         """Ask for the listeners, the cheapest complete dump there is.
@@ -85,7 +91,7 @@ class NetlinkSource:
             listening, reading = self._watch(dumper, follower)
             bulk = Tally(listening)
             for state in BULK:
-                for batch in batches(dumper.dump(mask(state))):
+                for batch in batches(dumper.dump(Query(mask(state)))):
                     # Whatever it has become since it was selected: no other dump has it.
                     bulk.add(batch, state)
             return replace(reading, bulk=bulk.finish())
@@ -108,7 +114,25 @@ class NetlinkSource:
             tally.add(batch, batch.state)
             if follower is not None:
                 follower.add(batch)
+        if follower is not None:
+            self._show_waiting(dumper, listeners, follower)
         return listening, Reading(listeners, tally.finish())
+
+    def _show_waiting(self, dumper: Dumper, listeners: Sequence[Row], follower: Follower) -> None:
+        """Show the established connections of ports on which some have waited for accept().
+
+        A queue that is not empty at one look is normal; at two looks in a row somebody in it may
+        have been there all the time. Only then is the extra walk of the kernel's tables made.
+        """
+        queues = Counter({row.source_port: row.receive_queue or 0 for row in listeners})
+        waiting = [port for port, length in queues.most_common(WAITING_PORTS_LIMIT) if length]
+        again = [port for port in waiting if port in self._waiting]
+        self._waiting = frozenset(waiting)
+        if not again:
+            return
+        for batch in batches(dumper.dump(Query(mask(State.ESTABLISHED), local_ports=again))):
+            if batch.state is State.ESTABLISHED:
+                follower.add(batch)
 
     @contextmanager
     def _dumping(self) -> Iterator[Dumper]:

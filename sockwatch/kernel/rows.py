@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from sockwatch.kernel.failures import Cause, PassFailure
 from sockwatch.kernel.wire import (
@@ -18,8 +18,10 @@ from sockwatch.kernel.wire import (
     HEADER,
     INET_DIAG_CGROUP_ID,
     INET_DIAG_NONE,
+    INET_DIAG_SKMEMINFO,
     INET_DIAG_SKV6ONLY,
     MESSAGE,
+    SK_MEMINFO_DROPS,
     Dump,
     Kind,
     aligned,
@@ -28,7 +30,9 @@ from sockwatch.kernel.wire import (
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family, State
 
+_U32: Final = Struct("=I")
 _U64: Final = Struct("=Q")
+_DROPS_AT: Final = SK_MEMINFO_DROPS * _U32.size
 NEGATIVE_EXPIRY: Final = 1 << 31
 """Before 5.x an expired timer underflows to nearly 2**32 ms."""
 
@@ -105,7 +109,7 @@ def _row(datagram: memoryview, at: int, end: int) -> Row:
     if family not in _ADDRESS_SIZE:
         raise PassFailure(Cause.MALFORMED, f"socket of address family {family}")
     size = _ADDRESS_SIZE[family]
-    cgroup, v6_only = _extras(datagram, at, end)
+    extras = _extras(datagram, at, end)
     return Row(
         family=Family(family),
         state=State.of(state),
@@ -121,8 +125,9 @@ def _row(datagram: memoryview, at: int, end: int) -> Row:
         uid=uid,
         inode=inode,
         cookie=cookie,
-        cgroup=cgroup,
-        v6_only=v6_only,
+        cgroup=extras.cgroup,
+        v6_only=extras.v6_only,
+        drops=extras.drops,
     )
 
 
@@ -134,12 +139,22 @@ def due(expires: int) -> int:
 _ADDRESS_SIZE: Final = {Family.INET.value: 4, Family.INET6.value: 16}
 
 
-def _extras(datagram: memoryview, at: int, end: int) -> tuple[int | None, bool | None]:
-    """The cgroup id and the IPV6_V6ONLY flag, each `None` where its attribute is missing."""
-    cgroup = v6_only = None
-    for kind, position, length in attributes(datagram, at, end):
-        if kind == INET_DIAG_CGROUP_ID and length == _U64.size:
-            cgroup = _U64.unpack_from(datagram, position + ATTRIBUTE.size)[0]
-        elif kind == INET_DIAG_SKV6ONLY and length == 1:
-            v6_only = bool(datagram[position + ATTRIBUTE.size])
-    return cgroup, v6_only
+class _Extras(NamedTuple):
+    """What attributes say, `None` where one is missing."""
+
+    cgroup: int | None = None
+    v6_only: bool | None = None
+    drops: int | None = None
+
+
+def _extras(datagram: memoryview, at: int, end: int) -> _Extras:
+    cgroup = v6_only = drops = None
+    for kind, position, size in attributes(datagram, at, end):
+        start = position + ATTRIBUTE.size
+        if kind == INET_DIAG_CGROUP_ID and size == _U64.size:
+            cgroup = _U64.unpack_from(datagram, start)[0]
+        elif kind == INET_DIAG_SKV6ONLY and size == 1:
+            v6_only = bool(datagram[start])
+        elif kind == INET_DIAG_SKMEMINFO and size >= _DROPS_AT + _U32.size:
+            drops = _U32.unpack_from(datagram, start + _DROPS_AT)[0]
+    return _Extras(cgroup, v6_only, drops)

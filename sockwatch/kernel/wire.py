@@ -39,8 +39,12 @@ ATTRIBUTES_AT: Final = HEADER.size + MESSAGE.size
 """Where the attributes of a reply begin, in bytes from its start."""
 
 INET_DIAG_NONE: Final = 0
+INET_DIAG_SKMEMINFO: Final = 7
 INET_DIAG_SKV6ONLY: Final = 11
 INET_DIAG_CGROUP_ID: Final = 21
+
+SK_MEMINFO_DROPS: Final = 8
+"""Index of the drops among the 32-bit numbers of INET_DIAG_SKMEMINFO (sock_diag.h)."""
 
 STATE_AT: Final = HEADER.size + 1
 """Where the state byte of a reply stands."""

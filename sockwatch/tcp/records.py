@@ -41,6 +41,8 @@ class Row(NamedTuple):
     cgroup: int | None = None
     """cgroup v2 id; absent on SYN_RECV requests, TIME_WAIT and FIN_WAIT2 minis, old kernels."""
     v6_only: bool | None = None
+    drops: int | None = None
+    """SYNs and ACKs dropped at a listener since it was made; 32 bits, may wrap."""
 
 
 class ServicePort(NamedTuple):

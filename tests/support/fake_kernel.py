@@ -10,6 +10,7 @@ from typing import Final
 
 from replies import NEWEST, Generation, delivered, done, packed, record
 
+from sockwatch.kernel.diag import Query
 from sockwatch.kernel.netlink import Dumper
 from sockwatch.kernel.wire import Dump
 from sockwatch.tcp.records import Row
@@ -29,11 +30,11 @@ class FakeKernel:
         """What was asked for."""
         self.open = True
 
-    def dump(self, states: int) -> Dump:
+    def dump(self, query: Query) -> Dump:
         assert self.open, "a closed socket was used"
-        self.masks.append(states)
+        self.masks.append(query.states)
         sequence = FIRST_SEQUENCE + len(self.masks)
-        return Dump(sequence, delivered(self._answer(states, sequence)))
+        return Dump(sequence, delivered(self._answer(query.states, sequence)))
 
     def close(self) -> None:
         self.open = False

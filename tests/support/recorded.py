@@ -120,4 +120,12 @@ def row_by_pyroute2(message: bytes) -> Row:
         cookie=found["idiag_cookie"],
         cgroup=found.get_attr("INET_DIAG_CGROUP_ID"),
         v6_only=None if shown is None else bool(shown),
+        drops=_drops(found.get_attr("INET_DIAG_SKMEMINFO")),
     )
+
+
+def _drops(memory: str | None) -> int | None:
+    """The ninth number of INET_DIAG_SKMEMINFO, which pyroute2 leaves in hexadecimal."""
+    if memory is None:
+        return None
+    return int.from_bytes(bytes.fromhex(memory.replace(":", ""))[32:36], sys.byteorder)

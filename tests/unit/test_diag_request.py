@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockwatch.kernel.diag import dump_request
+from sockwatch.kernel.diag import Query, dump_request
 from sockwatch.kernel.netlink import BULK, LISTENERS, WATCHED
 from sockwatch.kernel.wire import mask
 from sockwatch.tcp.states import State
@@ -24,17 +24,28 @@ TCPDIAG_GETSOCK = 18
 def test_a_request_asks_for_states_and_nothing_else(states: int, sequence: int) -> None:
     flags = NLM_F_REQUEST | NLM_F_ROOT | NLM_F_MATCH
     header = HEADER.pack(HEADER.size + REQUEST.size, TCPDIAG_GETSOCK, flags, sequence, 0)
-    assert dump_request(states, sequence) == header + REQUEST.pack(0, 0, 0, 0, bytes(48), states, 0)
+    body = REQUEST.pack(0, 0, 0, 0, bytes(48), states, 0)
+    assert dump_request(Query(states), sequence) == header + body
 
 
 def test_a_request_has_the_size_that_the_kernel_expects() -> None:
-    assert len(dump_request(1, 1)) == 76
+    assert len(dump_request(Query(1), 1)) == 76
 
 
-@pytest.mark.parametrize("states", [LISTENERS, WATCHED, *map(mask, BULK)])
-def test_no_pass_asks_for_what_locks_sockets_or_is_dear(states: int) -> None:
+QUERIES = [LISTENERS, WATCHED, *(Query(mask(state)) for state in BULK)]
+SKMEMINFO = 1 << 6
+"""The bit of INET_DIAG_SKMEMINFO, which takes no lock."""
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: f"{query.states:#x}")
+def test_no_pass_asks_for_what_locks_sockets_or_is_dear(query: Query) -> None:
     """INET_DIAG_INFO is a bit of idiag_ext; bound sockets are bit 13 of the states."""
-    request = dump_request(states, 1)
+    request = dump_request(query, 1)
     _, _, _, extensions, _, asked, _ = REQUEST.unpack_from(request, HEADER.size)
-    assert extensions == 0
+    assert extensions in {0, SKMEMINFO}
     assert asked < 1 << len(State)
+
+
+def test_only_of_listeners_the_memory_is_asked_for() -> None:
+    asked = [query for query in QUERIES if query.memory]
+    assert asked == [LISTENERS]

@@ -16,7 +16,7 @@ from typing import Final
 from lab import RECIPES, Namespace, Stage
 from recorded import TCPDIAG_GETSOCK, Recording, kind_of, messages, row_by_pyroute2, save
 
-from sockwatch.kernel.diag import DiagSocket
+from sockwatch.kernel.diag import DiagSocket, Query
 from sockwatch.kernel.netlink import LISTENERS, WATCHED
 from sockwatch.kernel.wire import mask
 from sockwatch.tcp.states import Family, State
@@ -25,8 +25,8 @@ RELEASE: Final = platform.release().partition("-")[0]
 LINE: Final = ".".join(RELEASE.split(".")[:2])
 READERS: Final = {"root": None, "nobody": 65534}
 DUMPS: Final = {
-    "listeners": LISTENERS,
-    "watched": WATCHED,
+    "listeners": LISTENERS.states,
+    "watched": WATCHED.states,
     "established": mask(State.ESTABLISHED),
     "time_wait": mask(State.TIME_WAIT),
 }
@@ -34,7 +34,7 @@ DUMPS: Final = {
 
 def received(states: int) -> tuple[int, list[bytes]]:
     with DiagSocket(timeout=5) as diag:
-        sequence, datagrams = diag.dump(states)
+        sequence, datagrams = diag.dump(Query(states))
         taken: list[bytes] = []
         while not taken or len(taken[-1]) != 20:  # NLMSG_DONE comes alone
             taken.append(bytes(next(iter(datagrams))))
