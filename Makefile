@@ -11,7 +11,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast coverage bench lint format typecheck dashboards dashboards-check lock packages clean
+.PHONY: help run test test-fast coverage bench lint format typecheck dashboards dashboards-check deb lock packages clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ dashboards: $(VENV)/.dev ## write grafana/dashboards from the generator
 
 dashboards-check: $(VENV)/.dev ## fail if the dashboards there are not what the generator writes
 	$(BIN)/python grafana/build.py --check
+
+deb: $(VENV)/.dev ## build dist/sockwatch_*.deb for Debian 12
+	tools/make-deb $(BIN)/python dist
 
 lock: $(VENV)/.dev ## resolve requirements/ anew; ARGS=--upgrade takes the newest versions
 	$(LOCK) --group dev --output-file requirements/dev.txt
