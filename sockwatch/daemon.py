@@ -22,9 +22,9 @@ from sockwatch.config import Config, ConfigError
 from sockwatch.export.exposition import Exposition
 from sockwatch.export.formats import Format
 from sockwatch.export.own import HttpCounts, Reloads, own_families
-from sockwatch.observe.snapshot import PassKind, Snapshot
+from sockwatch.observe.snapshot import PassKind, Snapshot, SourceStatus
 from sockwatch.poll import Poller
-from sockwatch.service import Notifier
+from sockwatch.service import Notifier, setup_logging
 from sockwatch.web.app import App
 from sockwatch.web.guard import Limits
 from sockwatch.web.server import Server
@@ -52,7 +52,8 @@ class Board:
 
     def post(self, snapshot: Snapshot) -> None:
         """Replace the Snapshot; called by the poll thread only."""
-        if snapshot.passes[PassKind.WATCH].last_failure is None:
+        newest, before = (one.passes[PassKind.WATCH] for one in (snapshot, self._snapshot))
+        if newest.last_success != before.last_success:
             self._good_at = time.monotonic()
         self._snapshot = snapshot
 
@@ -71,7 +72,8 @@ class Board:
             return False, "No pass over the kernel has succeeded yet."
         age = time.monotonic() - good_at
         if age > _STALE_AFTER * status.interval + _STALE_SLACK:
-            return False, f"The last good pass ended {age:.0f} s ago ({status.last_failure})."
+            why = status.last_failure or "the one under way does not end"
+            return False, f"The last good pass ended {age:.0f} s ago ({why})."
         return True, "Ready."
 
 
@@ -88,6 +90,7 @@ class Daemon:
     """
 
     def __init__(self, config: Config, listeners: Sequence[socket.socket], reload: Reload) -> None:
+        self._config = config
         self._listeners = listeners
         self._reload = reload
         self._notifier = Notifier()
@@ -117,6 +120,7 @@ class Daemon:
         await self._server.start(self._listeners)
         for listener in self._listeners:
             log.info("listening", extra={"fields": {"address": address_of(listener)}})
+        self._log_source(self._board.snapshot().source)
         polling = _PollThread(
             partial(self._poller.run, publish=self._on_pass, alive=self._notifier.watchdog),
             finished=lambda: loop.call_soon_threadsafe(ended.set),
@@ -129,6 +133,11 @@ class Daemon:
         polling.join(_STOP_WITHIN)
         if polling.crash is not None:
             raise polling.crash
+
+    def _log_source(self, source: SourceStatus) -> None:
+        """Say once what is read and why; the choices that follow are logged by who makes them."""
+        level = logging.INFO if source.name == self._config.source.prefer else logging.WARNING
+        log.log(level, "reading sockets through %s: %s", source.name, source.reason)
 
     def _on_pass(self, snapshot: Snapshot) -> None:
         first = not self._board.ready()[0]
@@ -150,10 +159,18 @@ class Daemon:
             )
             self._reloads = self._reloads._replace(successful=False)
         else:
-            self._poller.reconfigure(config)
+            self._apply(config)
             self._reloads = Reloads(successful=True, success_time=time.time())
             log.info("configuration reloaded")
         self._notifier.ready()
+
+    def _apply(self, config: Config) -> None:
+        self._poller.reconfigure(config)
+        if config.log != self._config.log:
+            setup_logging(config.log.level, config.log.format)
+        if config.web != self._config.web:
+            log.warning("[web] has changed, which takes effect at the next start")
+        self._config = config
 
 
 def address_of(listener: socket.socket) -> str:
