@@ -31,6 +31,17 @@ them before printing.
         services   [{direction, port, unit, states: {state: count}}], states without any left out
         folded     number of services folded into "other"
         listeners  [{family, address, port, unit, sockets, queue, limit}]
+        figures    what the kernel counts and limits; each null, or all of it, if not read:
+            counters         {name: count since the namespace began}, as in
+                             sockwatch_tcp_<name>_total
+            aborts           {reason: count since the namespace began}
+            time_wait        {sockets, limit}
+            ephemeral_ports  ports that connect() chooses from
+            somaxconn, max_syn_backlog
+            host             those of the whole host; null in all namespaces but the first:
+                orphans  {sockets, limit}
+                memory   {bytes, low, pressure, high}, all in bytes
+                hidden   sockets that are in no table
 """
 
 from __future__ import annotations
@@ -39,6 +50,7 @@ from typing import Any, Final, NamedTuple
 
 from sockwatch import __version__
 from sockwatch.export.findings import Finding
+from sockwatch.observe.figures import ABORTS, COUNTERS, MEMORY_LEVELS, Figures, HostFigures
 from sockwatch.observe.snapshot import (
     Listener,
     NamespaceView,
@@ -122,6 +134,7 @@ def _namespace(view: NamespaceView) -> Document:
         "services": [_service(view, key) for key in services],
         "folded": view.folded,
         "listeners": [_listener(one) for one in sorted(view.listeners, key=_listener_order)],
+        "figures": view.figures and _figures(view.figures),
     }
 
 
@@ -156,3 +169,24 @@ def _listener(listener: Listener) -> Document:
 
 def _listener_order(listener: Listener) -> tuple[int, Family, str, str]:
     return listener.port, listener.family, listener.address, listener.unit
+
+
+def _figures(figures: Figures) -> Document:
+    return {
+        "counters": {name: figures.counters.get(name) for name in COUNTERS},
+        "aborts": {reason: figures.aborts.get(reason) for reason in ABORTS},
+        "time_wait": {"sockets": figures.time_wait, "limit": figures.time_wait_limit},
+        "ephemeral_ports": figures.ephemeral_ports,
+        "somaxconn": figures.somaxconn,
+        "max_syn_backlog": figures.max_syn_backlog,
+        "host": figures.host and _host_figures(figures.host),
+    }
+
+
+def _host_figures(figures: HostFigures) -> Document:
+    levels = {level: figures.memory_limits.get(level) for level in MEMORY_LEVELS}
+    return {
+        "orphans": {"sockets": figures.orphans, "limit": figures.orphan_limit},
+        "memory": {"bytes": figures.memory, **levels},
+        "hidden": figures.hidden,
+    }

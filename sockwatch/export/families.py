@@ -15,6 +15,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from sockwatch import __version__
+from sockwatch.export.figure_families import FIGURE_FAMILIES
+from sockwatch.export.port_families import PORT_FAMILIES
+from sockwatch.export.stuck_families import STUCK_FAMILIES
 from sockwatch.observe.snapshot import NamespaceView, PassStatus, Snapshot
 from sockwatch.tcp.model import phase_of
 from sockwatch.tcp.states import State
@@ -50,6 +53,20 @@ def _sockets(snapshot: Snapshot) -> Metric:
             ((family.label, state.label, phase_of(state), view.netns), number)
             for view in snapshot.namespaces
             for (family, state), number in view.sockets.items()
+        ),
+    )
+
+
+def _peaks(snapshot: Snapshot) -> Metric:
+    return _gauge(
+        "sockwatch_tcp_connections_peak",
+        "Highest host total of a state that any pass of the last minute saw: bursts between "
+        "scrapes. ESTABLISHED and TIME_WAIT are seen by a census only.",
+        "state netns",
+        (
+            ((state.label, view.netns), number)
+            for view in snapshot.namespaces
+            for state, number in view.peaks.items()
         ),
     )
 
@@ -203,6 +220,10 @@ FAMILIES: Final[tuple[Callable[[Snapshot], Metric], ...]] = (
     _unowned,
     _connections,
     _folded,
+    _peaks,
+    *STUCK_FAMILIES,
+    *PORT_FAMILIES,
+    *FIGURE_FAMILIES,
     _build_info,
     _source_info,
     _duration,

@@ -11,6 +11,7 @@ from typing import ClassVar, Final, Protocol
 from sockwatch.kernel.batches import batches
 from sockwatch.kernel.diag import DiagSocket, Query
 from sockwatch.kernel.listeners import ListenerReader
+from sockwatch.kernel.ports import ephemeral_flags
 from sockwatch.kernel.wire import Dump, mask
 from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
@@ -104,7 +105,7 @@ class NetlinkSource:
 
     def _watch(self, dumper: Dumper, follower: Follower | None) -> tuple[Listening, Reading]:
         listeners = self._listeners.read(dumper.dump(LISTENERS))
-        listening = Listening(listeners)
+        listening = Listening(listeners, ephemeral_flags())
         tally = Tally(listening)
         if follower is not None:
             follower.begin(listening)

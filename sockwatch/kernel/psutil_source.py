@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 
 from sockwatch.kernel.batches import batches_of_rows
 from sockwatch.kernel.failures import Cause, PassFailure
+from sockwatch.kernel.ports import ephemeral_flags
 from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import Reading, Row
@@ -58,7 +59,7 @@ class PsutilSource:
         """Read every socket; see `Source.census`. Nothing is followed without cookies."""
         rows = self._rows()
         listeners = tuple(row for row in rows if row.state is State.LISTEN)
-        listening = Listening(listeners)
+        listening = Listening(listeners, ephemeral_flags())
         watched, bulk = Tally(listening, unowned=False), Tally(listening, unowned=False)
         for batch in batches_of_rows(row for row in rows if row.state is not State.LISTEN):
             (bulk if batch.state in _BULK else watched).add(batch, batch.state)

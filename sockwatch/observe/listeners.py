@@ -62,6 +62,10 @@ def _listener(endpoint: _Endpoint, rows: Sequence[Row]) -> Listener:
         sockets=len(rows),
         queue=_total([row.receive_queue for row in rows]),
         limit=_total([row.send_queue for row in rows]),
+        peak=None if any(row.receive_queue is None for row in rows) else 0,
+        half_open=0,
+        drops=None if any(row.drops is None for row in rows) else 0,
+        dropped={row.cookie or 0: row.drops for row in rows if row.drops},
     )
 
 

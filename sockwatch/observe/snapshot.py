@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -50,6 +50,14 @@ class Listener:
     """Connections waiting for accept(); may exceed the limit by one per socket."""
     limit: int | None
     """min(backlog, somaxconn), summed over the sockets."""
+    peak: int | None = 0
+    """The highest `queue` of the last minute."""
+    half_open: int | None = 0
+    """SYN_RECV connections that came to it."""
+    drops: int | None = 0
+    """SYNs and ACKs dropped since it was first seen, earlier sockets of the same name included."""
+    dropped: Mapping[int, int] = field(default_factory=dict)
+    """What its sockets say they have dropped, by cookie; without those that have dropped none."""
 
 
 class StuckKey(NamedTuple):
@@ -104,6 +112,32 @@ class Stuck:
 
 
 @dataclass(frozen=True, slots=True)
+class DestinationUse:
+    """Ephemeral ports in use toward one destination from one source address."""
+
+    source: str
+    destination: str
+    """Address and port."""
+    in_use: int
+    time_wait: int
+    """How many of them are only waiting out TIME_WAIT."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """Outbound connections by destination, as of the last census."""
+
+    ports: int | None
+    """Ephemeral ports there are, `None` if unknown."""
+    in_use_max: int
+    """The most that are in use toward any one destination from one source address."""
+    crowded: tuple[DestinationUse, ...]
+    """Those over a tenth of all ports, the fullest first, at most 20."""
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+    """Connections in SYN_SENT beyond its age limit, by destination, from 3 on, at most 20."""
+
+
+@dataclass(frozen=True, slots=True)
 class NamespaceView:
     """The sockets of one network namespace."""
 
@@ -121,6 +155,10 @@ class NamespaceView:
     """What the kernel counts and limits there; `None` where nobody looked."""
     stuck: Stuck | None = None
     """`None` where the source cannot know, or has not looked yet."""
+    destinations: Destinations | None = None
+    """`None` before the first census."""
+    peaks: Mapping[State, int] = field(default_factory=dict)
+    """The highest total that any pass of the last minute saw, for every state counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
@@ -11,7 +12,9 @@ from sockwatch.config import AgesConfig, Config
 from sockwatch.kernel.cgroups import UnitResolver
 from sockwatch.kernel.sysctls import read_integer
 from sockwatch.observe.ages import AgePass, Generation
+from sockwatch.observe.destinations import destinations, unanswered
 from sockwatch.observe.listeners import ListenerMemory
+from sockwatch.observe.queues import Peaks, QueueMemory
 from sockwatch.observe.snapshot import NamespaceView, ServiceKey
 from sockwatch.observe.stuck import Ages, StuckTally
 from sockwatch.observe.stuck_view import stuck_view
@@ -31,6 +34,8 @@ class Host:
     def __init__(self) -> None:
         self._units = UnitResolver()
         self._listeners = ListenerMemory()
+        self._queues = QueueMemory()
+        self._peaks = Peaks()
         self._figures = FigureReader()
         self._laws = timer_laws()
         self._generation = Generation()
@@ -71,11 +76,28 @@ class Host:
             group=self._listeners,
         )
         self._shown = frozenset(result.services)
-        stuck = None
         if ages is not None:
             self._generation, self._followed = ages.generation, now
-            stuck = stuck_view(ages, result, unit_of)
-        return replace(result, figures=self._figures.take(now), stuck=stuck)
+        stuck = None if ages is None else stuck_view(ages, result, unit_of)
+        figures = self._figures.take(now)
+        ports = destinations(reading.watched, self._bulk, figures.ephemeral_ports)
+        if ports is not None and stuck is not None:
+            ports = replace(ports, unanswered=unanswered(stuck))
+        return replace(
+            result,
+            listeners=self._queues.complete(result.listeners, reading.watched.half_open, now),
+            figures=figures,
+            stuck=stuck,
+            destinations=ports,
+            peaks=self._state_peaks(result, now),
+        )
+
+    def _state_peaks(self, view: NamespaceView, now: float) -> Mapping[State, int]:
+        totals: Counter[State] = Counter()
+        for (_, state), number in view.sockets.items():
+            totals[state] += number
+        self._peaks.note(now, totals.items())
+        return {state: self._peaks.of(state) for state in totals if state is not State.LISTEN}
 
 
 def age_limits(ages: AgesConfig) -> Mapping[State, float]:

@@ -11,7 +11,9 @@ from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Direction, Family
 
-_PORTS: Final = 1 << 16
+PORTS: Final = 1 << 16
+EVERY_PORT: Final = b"\1" * PORTS
+"""Flags that are set for all ports."""
 _ANY6: Final = bytes(16)
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -23,16 +25,18 @@ class Listening:
     address (RFC 3493 section 5.3).
     """
 
-    __slots__ = ("raw",)
+    __slots__ = ("ephemeral", "raw")
 
-    def __init__(self, listeners: Iterable[Row]) -> None:
-        flags = {family.value: bytearray(_PORTS) for family in Family}
+    def __init__(self, listeners: Iterable[Row], ephemeral: bytes = EVERY_PORT) -> None:
+        flags = {family.value: bytearray(PORTS) for family in Family}
         for row in listeners:
             for family in _families_served(row):
                 flags[family][htons(row.source_port)] = 1
         self.raw: Mapping[int, bytearray] = flags
         """By family number: 65,536 flags, indexed by a port as the record's two bytes read
         natively, so that a bulk decoder looks ports up without converting them."""
+        self.ephemeral = ephemeral
+        """Flags of the ports that connect() takes by itself, indexed likewise."""
 
     def direction(self, family: Family, port: int) -> Direction:
         """The direction of a connection of `family` whose local port is `port`."""

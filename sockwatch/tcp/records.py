@@ -55,6 +55,14 @@ class ServicePort(NamedTuple):
     state: State
 
 
+class Endpoint(NamedTuple):
+    """The local end of a connection, or what listens for it."""
+
+    address: bytes
+    """4 or 16 bytes in network order, v4-mapped ones reduced to 4."""
+    port: int
+
+
 class Destination(NamedTuple):
     """What an ephemeral port is used up against."""
 
@@ -69,8 +77,10 @@ class Counts:
 
     sockets: Counter[tuple[Family, State]] = field(default_factory=Counter)
     services: Counter[ServicePort] = field(default_factory=Counter)
-    destinations: Counter[Destination] = field(default_factory=Counter)
-    """Local ports in use toward each destination, outbound connections of every state."""
+    destinations: Counter[tuple[Destination, State]] = field(default_factory=Counter)
+    """Ephemeral ports in use toward each destination, by state."""
+    half_open: Counter[Endpoint] = field(default_factory=Counter)
+    """SYN_RECV by the local end."""
     unowned: Counter[Unowned] | None = field(default_factory=Counter)
     """`None` when the source cannot tell owned sockets from unowned ones."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import compress
 from operator import not_
 from socket import ntohs
@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.listening import Listening
-from sockwatch.tcp.records import Counts, Destination, ServicePort
+from sockwatch.tcp.records import Counts, Destination, Endpoint, ServicePort
 from sockwatch.tcp.states import Direction, Family, State, Unowned
 
 TIMER_TIME_WAIT: Final = 3
@@ -66,11 +66,15 @@ class Tally:
         if self._counts.unowned is not None:
             _count_unowned(batch, state, self._counts.unowned)
         inbound, cgroups = self._listening.inbound(batch), batch.cgroups()
-        sides = zip(cgroups, batch.local_ports(), strict=True)
+        local_ports = batch.local_ports()
+        sides = zip(cgroups, local_ports, strict=True)
         self._inbound.setdefault(state, Counter()).update(compress(sides, inbound))
-        columns = (cgroups, batch.remote_ports(), families, *batch.address_words())
+        ephemeral = map(self._listening.ephemeral.__getitem__, local_ports)
+        columns = (cgroups, batch.remote_ports(), families, ephemeral, *batch.address_words())
         outbound = self._outbound.setdefault(state, Counter())
         outbound.update(compress(zip(*columns, strict=True), map(not_, inbound)))
+        if state is State.SYN_RECV:
+            self._counts.half_open.update(_local_ends(batch))
         if len(outbound) > PENDING_LIMIT:
             self._fold_outbound(state, outbound)
 
@@ -86,12 +90,21 @@ class Tally:
 
     def _fold_outbound(self, state: State, outbound: Counter[tuple[int, ...]]) -> None:
         services, destinations = self._counts.services, self._counts.destinations
-        for (cgroup, raw_port, family, *words), number in outbound.items():
+        for (cgroup, raw_port, family, ephemeral, *words), number in outbound.items():
             port = ntohs(raw_port)
             services[ServicePort(Direction.OUTBOUND, port, cgroup, state)] += number
-            destinations[Destination(*_addresses(family, words), port)] += number
+            if ephemeral:
+                target = Destination(*_addresses(family, words), port)
+                destinations[target, state] += number
         outbound.clear()
         thin(destinations, DESTINATIONS_LIMIT)
+
+
+def _local_ends(batch: Batch) -> Iterator[Endpoint]:
+    """One by one: half-open connections are few, or a flood that the kernel bounds."""
+    columns = zip(*batch.address_words(), strict=True)
+    for family, port, words in zip(batch.families(), batch.local_ports(), columns, strict=True):
+        yield Endpoint(_addresses(family, words)[0], ntohs(port))
 
 
 def _count_unowned(batch: Batch, state: State, unowned: Counter[Unowned]) -> None:
@@ -122,7 +135,7 @@ def plain_address(address: bytes) -> bytes:
     return address[len(_MAPPED) :] if is_mapped else address
 
 
-def thin(counter: Counter[Destination], limit: int) -> None:
+def thin(counter: Counter[tuple[Destination, State]], limit: int) -> None:
     """Keep the heaviest `limit` keys (the summary of Misra and Gries).
 
     The count of the heaviest key that goes is taken from all, so whatever is left is too low by

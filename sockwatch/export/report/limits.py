@@ -1,0 +1,129 @@
+"""Limits of the kernel with what is in use, and those that have no usage of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from sockwatch.export.report.page import GAP, INDENT, Page
+from sockwatch.export.terminal import Cell, display_width, heading, table
+from sockwatch.observe.figures import Figures, HostFigures
+from sockwatch.observe.snapshot import NamespaceView
+
+_BAR: Final = 20
+"""Columns of a bar at most."""
+_SHORTEST_BAR: Final = 5
+_SOON: Final = 0.5
+"""Of what makes the kernel act: from there on it is shown as what may go wrong."""
+_ORPHANS_ACTED_ON: Final = 0.25
+"""Of tcp_max_orphans: tcp_too_many_orphans() counts an orphan up to four times."""
+_TITLES: Final = ("", "used", "limit", "full", "acts from")
+_KIB: Final = 1024
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
+_TENTHS_BELOW: Final = 10
+
+
+class _Usage(NamedTuple):
+    """One usage with its limit, and from which share of it on the kernel acts."""
+
+    name: str
+    used: int | None
+    limit: int | None
+    acts_from: float | None
+    text: Callable[[int], str] = "{:,}".format
+
+    @property
+    def share(self) -> float | None:
+        """How much of the limit is in use."""
+        if self.used is None or not self.limit:
+            return None
+        return self.used / self.limit
+
+    @property
+    def urgency(self) -> float:
+        """How much of what makes the kernel act is in use, 1 and more when it does."""
+        return self.share / self.acts_from if self.share and self.acts_from else 0.0
+
+
+def limit_section(view: NamespaceView, page: Page, title: str) -> str:
+    """Limits, the nearest first; empty if nothing of them is known."""
+    if view.figures is None:
+        return ""
+    known = [one for one in _usages(view.figures) if one.used is not None]
+    rows = _table(sorted(known, key=lambda one: -one.urgency), page) if known else ""
+    asides = map(page.aside, filter(None, (_settings(view.figures), _hidden(view.figures.host))))
+    parts = [rows, *asides]
+    return page.section(title, *parts) if any(parts) else ""
+
+
+def _usages(figures: Figures) -> Iterator[_Usage]:
+    yield _Usage("TIME_WAIT", figures.time_wait, figures.time_wait_limit, 1.0)
+    if figures.host is not None:
+        host, levels = figures.host, figures.host.memory_limits
+        yield _Usage("orphans (host)", host.orphans, host.orphan_limit, _ORPHANS_ACTED_ON)
+        high = levels.get("high")
+        pressure = levels["pressure"] / high if high else None
+        yield _Usage("memory (host)", host.memory, high, pressure, size)
+
+
+def size(count: int) -> str:
+    """Bytes for people: `260 KiB`, `2.2 GiB`."""
+    power = max(0, min((count.bit_length() - 1) // 10 - 1, len(_UNITS) - 1))
+    value = count / _KIB ** (power + 1)
+    number = f"{value:.1f}" if 0 < value < _TENTHS_BELOW else f"{value:,.0f}"
+    return f"{number} {_UNITS[power]}"
+
+
+def _table(rows: Sequence[_Usage], page: Page) -> str:
+    cells = [heading(page.style, *_TITLES), *(_cells(one, page) for one in rows)]
+    columns = zip(*cells, strict=True)
+    taken = sum(max(display_width(cell.text) for cell in column) + len(GAP) for column in columns)
+    room = min(page.room - len(INDENT) - taken, _BAR)
+    if room >= _SHORTEST_BAR:
+        for one, line in zip(rows, cells[1:], strict=True):
+            line.append(Cell(bar(one.share, room), line[1].paint))
+    return table(cells, right={1, 2, 3, 4}, width=page.room, indent=INDENT)
+
+
+def _cells(one: _Usage, page: Page) -> list[Cell]:
+    paint = page.style.red if one.urgency >= 1 else str
+    if _SOON <= one.urgency < 1:
+        paint = page.style.yellow
+    return [
+        Cell(one.name),
+        Cell("-" if one.used is None else one.text(one.used), paint),
+        Cell("-" if one.limit is None else one.text(one.limit)),
+        Cell(_percent(one.share), paint),
+        Cell(_percent(one.acts_from)),
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
+
+
+def bar(share: float | None, width: int) -> str:
+    """The share as `##........`, nothing if it is not known; more than all is all."""
+    if share is None:
+        return ""
+    filled = min(round(share * width), width)
+    return "#" * filled + "." * (width - filled)
+
+
+def _settings(figures: Figures) -> str:
+    syn_backlog = figures.max_syn_backlog
+    texts = (
+        ("{:,} ephemeral ports", figures.ephemeral_ports),
+        ("accept queues up to {:,} (somaxconn)", figures.somaxconn),
+        ("half-open ones without SYN cookies up to {:,} (tcp_max_syn_backlog)", syn_backlog),
+    )
+    return "; ".join(text.format(value) for text, value in texts if value is not None)
+
+
+def _hidden(host: HostFigures | None) -> str:
+    if host is None or host.hidden is None:
+        return ""
+    return (
+        f"{host.hidden:,} sockets in no table (host): dead ones that their process has not closed,"
+        " or only made or bound"
+    )

@@ -1,0 +1,28 @@
+"""The ports that connect() takes by itself."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from socket import htons
+
+from sockwatch.kernel.sysctls import read_integers, read_ranges
+from sockwatch.tcp.listening import EVERY_PORT, PORTS
+
+
+def ephemeral_flags() -> bytes:
+    """65,536 flags, indexed by a port in network byte order read natively: 1 for each port in
+    `ip_local_port_range` that is not in `ip_local_reserved_ports`; all 1 if these are unknown.
+    """
+    chosen = read_integers("net.ipv4.ip_local_port_range")
+    reserved = read_ranges("net.ipv4.ip_local_reserved_ports") or ()
+    if chosen is None or len(chosen) != 2:  # noqa: PLR2004  the first and the last
+        return EVERY_PORT
+    return _flags(chosen[0], chosen[1], reserved)
+
+
+@lru_cache(maxsize=16)
+def _flags(first: int, last: int, reserved: tuple[range, ...]) -> bytes:
+    flags = bytearray(PORTS)
+    for port in range(first, min(last + 1, PORTS)):
+        flags[htons(port)] = not any(port in ports for ports in reserved)
+    return bytes(flags)

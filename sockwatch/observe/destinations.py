@@ -1,0 +1,85 @@
+"""Outbound connections by destination: where source ports run out, and who does not answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from heapq import nlargest
+from socket import inet_ntop, ntohs
+from struct import Struct
+from typing import Final
+
+from sockwatch.observe.snapshot import Destinations, DestinationUse, Marked, Stuck
+from sockwatch.tcp.records import Counts, Destination
+from sockwatch.tcp.states import Family, State
+from sockwatch.tcp.tally import plain_address
+
+MOST_SHOWN: Final = 20
+"""Destinations told apart at most."""
+SHOWN_FROM: Final = 0.1
+"""Share of the ephemeral ports in use from which a destination is told apart."""
+UNANSWERED_FROM: Final = 3
+"""Unanswered connections from which a destination is told apart."""
+
+_RECORD: Final = Struct("=B 3x 2x H 16x 16s 32x")
+"""Of struct inet_diag_msg: family, remote port as read natively, remote address."""
+_SIZES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
+
+
+def destinations(watched: Counts, bulk: Counts | None, ports: int | None) -> Destinations | None:
+    """Ephemeral ports in use, `None` before the first census.
+
+    Args:
+        watched: of the newest watch.
+        bulk: of the newest census.
+        ports: how many ephemeral ports there are, `None` if unknown.
+    """
+    if bulk is None:
+        return None
+    in_use: Counter[Destination] = Counter()
+    for counted in (watched.destinations, bulk.destinations):
+        for (destination, _), number in counted.items():
+            in_use[destination] += number
+    threshold = max(1.0, ports * SHOWN_FROM) if ports is not None else 1.0
+    crowded = [one for one, number in in_use.items() if number > threshold]
+    shown = nlargest(MOST_SHOWN, crowded, key=in_use.__getitem__)
+    return Destinations(
+        ports=ports,
+        in_use_max=max(in_use.values(), default=0),
+        crowded=tuple(
+            DestinationUse(
+                source=_text(one.source),
+                destination=endpoint(one.destination, one.port),
+                in_use=in_use[one],
+                time_wait=bulk.destinations[one, State.TIME_WAIT],
+            )
+            for one in shown
+        ),
+    )
+
+
+def unanswered(stuck: Stuck) -> dict[str, int]:
+    """Destinations that leave several connections in SYN_SENT beyond its age limit."""
+    counted: Counter[tuple[bytes, int]] = Counter()
+    for marked in stuck.marked:
+        if marked.state is State.SYN_SENT:
+            counted.update(_remote_ends(marked))
+    found = ((number * stuck.stride, end) for end, number in counted.items())
+    most = nlargest(MOST_SHOWN, (one for one in found if one[0] >= UNANSWERED_FROM))
+    return {endpoint(address, port): number for number, (address, port) in most}
+
+
+def _remote_ends(marked: Marked) -> Iterator[tuple[bytes, int]]:
+    for family, raw_port, address in _RECORD.iter_unpack(marked.records):
+        yield plain_address(address[: _SIZES[family]]), ntohs(raw_port)
+
+
+def endpoint(address: bytes, port: int) -> str:
+    """An address and port as they are written in a URL."""
+    text = _text(address)
+    return f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+
+
+def _text(address: bytes) -> str:
+    family = Family.INET if len(address) == _SIZES[Family.INET.value] else Family.INET6
+    return inet_ntop(family, address)
