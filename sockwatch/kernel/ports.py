@@ -10,8 +10,11 @@ from sockwatch.tcp.listening import EVERY_PORT, PORTS
 
 
 def ephemeral_flags() -> bytes:
-    """65,536 flags, indexed by a port in network byte order read natively: 1 for each port in
-    `ip_local_port_range` that is not in `ip_local_reserved_ports`; all 1 if these are unknown.
+    """Which ports are in `ip_local_port_range` and not in `ip_local_reserved_ports`.
+
+    Returns:
+        65,536 flags, indexed by a port in network byte order read natively; all are set if the
+        range is not known.
     """
     chosen = read_integers("net.ipv4.ip_local_port_range")
     reserved = read_ranges("net.ipv4.ip_local_reserved_ports") or ()
