@@ -475,6 +475,33 @@ def test_there_is_no_burst_of_passes_after_a_stop() -> None:
         assert watcher.get("/-/ready").status == 200
 
 
+FEW_DESCRIPTORS: Final = """
+import resource, sys
+from sockwatch.__main__ import main
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_clients_that_use_up_all_descriptors_do_not_stop_it_from_looking() -> None:
+    def watches(watcher: Daemon) -> float:
+        return watcher.metrics().sum("sockwatch_passes_total", **{"pass": "watch"})
+
+    flags = ("--watch.interval=100ms", "--census.interval=200ms", "--cpu.budget=0")
+    with running(*flags, program=("-c", FEW_DESCRIPTORS)) as watcher:
+        before = watches(watcher)
+        with contextlib.ExitStack() as held:
+            for _ in range(40):
+                client = socket.create_connection(("127.0.0.1", watcher.port), timeout=5)
+                held.enter_context(client)
+            watcher.until(lambda: "Too many open files" in watcher.log(), "no descriptor left")
+            time.sleep(1)
+        watcher.until(lambda: watcher.get("/-/ready").status == 200, "answers again")
+        assert watches(watcher) - before > 5
+        assert watcher.metrics().sum("sockwatch_pass_failures_total") == 0
+
+
 class Manager:
     """What systemd is to a service: a socket that takes its notifications."""
 

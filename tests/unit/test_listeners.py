@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from readings import listening
 
-from sockwatch.observe.listeners import listeners, unit_by_port
+from sockwatch.observe.listeners import ListenerMemory, listeners, unit_by_port
 from sockwatch.observe.snapshot import Listener
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family
@@ -22,9 +22,9 @@ def seen(*rows: Row) -> tuple[Listener, ...]:
 
 
 def test_a_socket_is_a_listener() -> None:
-    assert seen(listening(80, "192.0.2.1", cgroup=1, queue=3, limit=128)) == (
-        Listener(Family.INET, "192.0.2.1", 80, "web.service", sockets=1, queue=3, limit=128),
-    )
+    (only,) = seen(listening(80, "192.0.2.1", cgroup=1, queue=3, limit=128))
+    assert (only.family, only.address, only.port) == (Family.INET, "192.0.2.1", 80)
+    assert (only.unit, only.sockets, only.queue, only.limit) == ("web.service", 1, 3, 128)
 
 
 def test_nothing_listens() -> None:
@@ -114,6 +114,26 @@ def test_no_socket_and_no_queue_is_lost(rows: list[Row]) -> None:
     assert sum(one.sockets for one in found) == len(rows)
     assert sum(one.queue or 0 for one in found) == sum(row.receive_queue or 0 for row in rows)
     assert sum(one.limit or 0 for one in found) == sum(row.send_queue or 0 for row in rows)
+
+
+@given(st.lists(st.tuples(ROWS, st.sampled_from(["web.service", "renamed.service"])), max_size=6))
+def test_memory_never_shows(passes: list[tuple[list[Row], str]]) -> None:
+    """A unit may become known only after its listener, without any change of the sockets."""
+    remembered = ListenerMemory()
+    for rows, name in passes:
+
+        def named(cgroup: int, name: str = name) -> str:
+            return name if cgroup == 1 else ""
+
+        for _ in range(2):
+            assert remembered(tuple(rows), named) == listeners(rows, named)
+
+
+def test_what_has_not_changed_is_not_made_anew() -> None:
+    remembered = ListenerMemory()
+    first = remembered((listening(80, cgroup=1),), unit_of)
+    assert remembered((listening(80, cgroup=1),), unit_of) is first
+    assert remembered((listening(80, cgroup=1, queue=1),), unit_of) is not first
 
 
 def test_a_port_with_one_unit_belongs_to_it() -> None:
