@@ -28,7 +28,7 @@ _COUNTERS: Final[Mapping[str, str]] = {
     "syn_queue_full_drops": "SYNs dropped because the listener's SYN queue was full and SYN "
     "cookies are off (TCPReqQFullDrop)",
     "syn_queue_full_cookies": "SYNs answered with a cookie because the listener's SYN queue was "
-    "full (TCPReqQFullDoCookies)",
+    "full, or because tcp_syncookies is 2 (TCPReqQFullDoCookies)",
     "syncookies_sent": "SYN cookies sent (SyncookiesSent)",
     "syncookies_received": "Valid SYN cookies that came back (SyncookiesRecv)",
     "syncookies_failed": "ACKs that were no valid SYN cookie, counted for a short time after one "

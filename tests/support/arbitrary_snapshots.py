@@ -6,6 +6,7 @@ from typing import Final
 
 from hypothesis import strategies as st
 
+from sockwatch.observe.figures import ABORTS, COUNTERS, MEMORY_LEVELS, Figures, HostFigures
 from sockwatch.observe.snapshot import (
     OTHER,
     Listener,
@@ -44,6 +45,28 @@ _LISTENERS: Final = st.builds(
     queue=st.none() | _COUNTS,
     limit=st.none() | _COUNTS,
 )
+_KNOWN_OR_NOT: Final = st.none() | st.integers(0, 1 << 44)
+"""Counts and bytes, up to 16 TiB."""
+_HOST_FIGURES: Final = st.builds(
+    HostFigures,
+    orphans=_KNOWN_OR_NOT,
+    orphan_limit=_KNOWN_OR_NOT,
+    memory=_KNOWN_OR_NOT,
+    memory_limits=st.just({})
+    | st.fixed_dictionaries({level: st.integers(0, 1 << 44) for level in MEMORY_LEVELS}),
+    hidden=_KNOWN_OR_NOT,
+)
+_FIGURES: Final = st.builds(
+    Figures,
+    counters=st.dictionaries(st.sampled_from([*COUNTERS]), st.integers(0, (1 << 64) - 1)),
+    aborts=st.dictionaries(st.sampled_from([*ABORTS]), st.integers(0, (1 << 64) - 1)),
+    time_wait=_KNOWN_OR_NOT,
+    time_wait_limit=_KNOWN_OR_NOT,
+    ephemeral_ports=_KNOWN_OR_NOT,
+    somaxconn=_KNOWN_OR_NOT,
+    max_syn_backlog=_KNOWN_OR_NOT,
+    host=st.none() | _HOST_FIGURES,
+)
 _VIEWS: Final = st.builds(
     NamespaceView,
     netns=_NAMES,
@@ -52,6 +75,7 @@ _VIEWS: Final = st.builds(
     services=st.dictionaries(_KEYS, _STATES, max_size=25),
     folded=_COUNTS,
     listeners=st.lists(_LISTENERS, max_size=12).map(tuple),
+    figures=st.none() | _FIGURES,
 )
 _PASSES: Final = st.builds(
     PassStatus,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
+from kernel_figures import FIGURES, with_figures
 from snapshots import service, snapshot
 
 from sockwatch.export.families import families
@@ -14,7 +15,7 @@ from sockwatch.export.own import HttpCounts, Reloads, own_families
 
 
 def _exported() -> Iterator[tuple[str, frozenset[str]]]:
-    taken = snapshot(service(80, "app.service"))
+    taken = with_figures(snapshot(service(80, "app.service")), FIGURES)
     own = own_families(Reloads(successful=True, success_time=0), HttpCounts(0, {"limit": 0}))
     for family in chain(families(taken), own):
         for sample in family.samples:

@@ -6,6 +6,7 @@ from typing import Any, Final
 import pytest
 from arbitrary_snapshots import SNAPSHOTS
 from hypothesis import given, settings
+from kernel_figures import FIGURES, MIB, UNKNOWN, with_figures
 from snapshots import (
     NETLINK,
     OWNED,
@@ -24,6 +25,7 @@ from sockwatch import __version__
 from sockwatch.export import document as module
 from sockwatch.export.document import Host, document
 from sockwatch.export.findings import find
+from sockwatch.observe.figures import ABORTS, COUNTERS
 from sockwatch.observe.snapshot import NamespaceView, PassKind, Snapshot
 from sockwatch.tcp.model import Phase, phase_of
 from sockwatch.tcp.states import Family, State, Unowned
@@ -124,6 +126,7 @@ def test_a_leaking_host() -> None:
                 "limit": 128,
             }
         ],
+        "figures": None,
     }
 
 
@@ -146,6 +149,36 @@ def test_what_was_never_measured_is_null_and_not_zero() -> None:
 
 def test_nothing_in_an_unowned_kind_is_zero_and_not_null() -> None:
     assert only_namespace(snapshot())["unowned"] == dict.fromkeys(sorted(Unowned), 0)
+
+
+def test_figures_are_told_with_their_limits() -> None:
+    told = only_namespace(with_figures(snapshot(), FIGURES))["figures"]
+    assert told.pop("counters") == FIGURES.counters
+    assert told.pop("aborts") == FIGURES.aborts
+    assert told == {
+        "time_wait": {"sockets": 117_965, "limit": 131_072},
+        "ephemeral_ports": 28_232,
+        "somaxconn": 4_096,
+        "max_syn_backlog": 1_024,
+        "host": {
+            "orphans": {"sockets": 1_311, "limit": 65_536},
+            "memory": {
+                "bytes": 39 * MIB,
+                "low": 736 * MIB,
+                "pressure": 981 * MIB,
+                "high": 1_472 * MIB,
+            },
+            "hidden": 3,
+        },
+    }
+
+
+def test_figures_that_were_not_read_are_null() -> None:
+    told = only_namespace(with_figures(snapshot(), UNKNOWN))["figures"]
+    assert told.keys() == only_namespace(with_figures(snapshot(), FIGURES))["figures"].keys()
+    assert {*told["counters"].values(), *told["aborts"].values()} == {None}
+    assert told["time_wait"] == {"sockets": None, "limit": None}
+    assert told["host"] is None
 
 
 def test_a_failed_pass_is_told_with_its_reason() -> None:
@@ -192,13 +225,16 @@ def test_every_key_is_documented() -> None:
         *Phase,
         *Unowned,
         *(state.label for state in State),
+        *COUNTERS,
+        *ABORTS,
         "ipv4",
         "ipv6",
         "busy",
     }
     documented = module.__doc__ or ""
+    complete = with_figures(LEAKING, FIGURES)
     assert [
-        key for key in sorted(keys_in(document_of(LEAKING)) - labels) if key not in documented
+        key for key in sorted(keys_in(document_of(complete)) - labels) if key not in documented
     ] == []
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sockwatch.kernel.sysctls import read_all, read_integer, read_integers
+from sockwatch.kernel.sysctls import read_all, read_integer, read_integers, read_ranges
 
 FILES = {
     "tcp_retries2": b"15\n",
@@ -13,6 +13,7 @@ FILES = {
     "tcp_fastopen_key": b"\xff\xfe\n",
     "tcp_empty": b"",
     "tcp_adv_win_scale": b"-2\n",
+    "ip_local_reserved_ports": b"22,8000-8010,9000\n",
 }
 
 
@@ -46,6 +47,23 @@ def test_numbers_are_read_and_anything_else_is_absent(
 def test_one_number_is_not_three(root: Path) -> None:
     assert read_integer("net.ipv4.tcp_retries2", root) == 15
     assert read_integer("net.ipv4.tcp_mem", root) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ip_local_reserved_ports", (range(22, 23), range(8000, 8011), range(9000, 9001))),
+        ("tcp_retries2", (range(15, 16),)),
+        ("tcp_empty", ()),
+        ("tcp_mem", None),
+        ("tcp_congestion_control", None),
+        ("tcp_of_a_later_kernel", None),
+    ],
+)
+def test_ranges_are_read_and_none_is_not_absent(
+    root: Path, name: str, expected: tuple[range, ...] | None
+) -> None:
+    assert read_ranges(f"net.ipv4.{name}", root) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""What is read with every pass and what is not."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from sockwatch.kernel.counters import Counters
+from sockwatch.poll.figures import REFRESH, FigureReader
+from sockwatch.tcp.numbers import Limits
+
+
+class Kernel:
+    """A namespace whose counters and limits the test sets, and where it is told what was read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.somaxconn = 128
+        self.hashed: int | None = 70
+        self.looks = 0
+        self.count(1)
+
+    def count(self, opens: int, alloc: int = 75) -> None:
+        (self.folder / "snmp").write_text(f"Tcp: ActiveOpens\nTcp: {opens}\n")
+        (self.folder / "sockstat").write_text(f"TCP: alloc {alloc} tw 3\n")
+
+    def limits(self) -> Limits:
+        self.looks += 1
+        return Limits({"net.core.somaxconn": (self.somaxconn,)}, (), 4096, 4096)
+
+    def reader(self) -> FigureReader:
+        return FigureReader(Counters(self.folder), self.limits, lambda: self.hashed)
+
+
+@pytest.fixture
+def kernel(tmp_path: Path) -> Kernel:
+    return Kernel(tmp_path)
+
+
+BOOT: Final = 0.0
+
+
+@pytest.mark.parametrize("start", [BOOT, 5000.0])
+def test_the_first_look_knows_everything(kernel: Kernel, start: float) -> None:
+    taken = kernel.reader().take(start)
+    assert taken.counters == {"active_opens": 1}
+    assert (taken.time_wait, taken.somaxconn) == (3, 128)
+    assert taken.host is not None
+    assert taken.host.hidden == 5
+
+
+def test_counters_are_read_with_every_pass_and_limits_from_time_to_time(kernel: Kernel) -> None:
+    reader = kernel.reader()
+    reader.take(BOOT)
+    kernel.count(2)
+    kernel.somaxconn = 4096
+    soon, late = reader.take(BOOT + REFRESH / 2), reader.take(BOOT + REFRESH)
+    assert (soon.counters["active_opens"], soon.somaxconn) == (2, 128)
+    assert (late.counters["active_opens"], late.somaxconn) == (2, 4096)
+    assert kernel.looks == 2
+
+
+def test_hidden_sockets_are_of_one_moment(kernel: Kernel) -> None:
+    """Not of sockets allocated now and sockets in tables half a minute ago."""
+    reader = kernel.reader()
+    reader.take(BOOT)
+    kernel.count(1, alloc=5000)
+    kernel.hashed = 4990
+    soon, late = reader.take(BOOT + 1), reader.take(BOOT + REFRESH)
+    assert soon.host is not None
+    assert late.host is not None
+    assert (soon.host.hidden, late.host.hidden) == (5, 10)
+
+
+def test_hidden_sockets_that_are_no_longer_known_are_absent(kernel: Kernel) -> None:
+    reader = kernel.reader()
+    reader.take(BOOT)
+    kernel.hashed = None
+    late = reader.take(BOOT + REFRESH)
+    assert late.host is not None
+    assert late.host.hidden is None
+
+
+def test_a_host_without_proc_has_figures_of_which_none_is_known(tmp_path: Path) -> None:
+    reader = FigureReader(
+        Counters(tmp_path / "absent"), lambda: Limits({}, None, 4096, 4096), lambda: None
+    )
+    taken = reader.take(BOOT)
+    assert (taken.counters, taken.aborts, taken.time_wait) == ({}, {}, None)
