@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from socket import htons
 from typing import Final
 
 from sockwatch.tcp.listening import Listening
-from sockwatch.tcp.records import Counts, Destination, Row, ServicePort
+from sockwatch.tcp.records import Counts, Destination, Endpoint, Row, ServicePort
 from sockwatch.tcp.states import Direction, State, Unowned
 
 TIME_WAIT_TIMER: Final = 3
@@ -50,8 +51,10 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
         service = service_of(row, listening)
         counts.sockets[row.family, row.state] += 1
         counts.services[service] += 1
-        if service.direction is Direction.OUTBOUND:
-            counts.destinations[_destination(row)] += 1
+        if service.direction is Direction.OUTBOUND and listening.ephemeral[htons(row.source_port)]:
+            counts.destinations[_destination(row), row.state] += 1
+        if row.state is State.SYN_RECV:
+            counts.half_open[Endpoint(_plain(row.source), row.source_port)] += 1
         kind = unowned_kind(row)
         if kind is not None and counts.unowned is not None:
             counts.unowned[kind] += 1
@@ -59,8 +62,8 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
 
 
 def _destination(row: Row) -> Destination:
-    source, destination = (
-        bytes.fromhex(address.hex().removeprefix(MAPPED))
-        for address in (row.source, row.destination)
-    )
-    return Destination(source, destination, row.destination_port)
+    return Destination(_plain(row.source), _plain(row.destination), row.destination_port)
+
+
+def _plain(address: bytes) -> bytes:
+    return bytes.fromhex(address.hex().removeprefix(MAPPED))
