@@ -125,7 +125,9 @@ class NetlinkSource:
         A queue that is not empty at one look is normal; at two looks in a row somebody in it may
         have been there all the time. Only then is the extra walk of the kernel's tables made.
         """
-        queues = Counter({row.source_port: row.receive_queue or 0 for row in listeners})
+        queues: Counter[int] = Counter()
+        for row in listeners:
+            queues[row.source_port] += row.receive_queue or 0
         waiting = [port for port, length in queues.most_common(WAITING_PORTS_LIMIT) if length]
         again = [port for port in waiting if port in self._waiting]
         self._waiting = frozenset(waiting)

@@ -26,18 +26,23 @@ class FakeKernel:
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self.masks: list[int] = []
+        self.queries: list[Query] = []
         """What was asked for."""
         self.open = True
 
     def dump(self, query: Query) -> Dump:
         assert self.open, "a closed socket was used"
-        self.masks.append(query.states)
-        sequence = FIRST_SEQUENCE + len(self.masks)
+        self.queries.append(query)
+        sequence = FIRST_SEQUENCE + len(self.queries)
         return Dump(sequence, delivered(self._answer(query.states, sequence)))
 
     def close(self) -> None:
         self.open = False
+
+    @property
+    def masks(self) -> list[int]:
+        """The states that were asked for."""
+        return [query.states for query in self.queries]
 
 
 class Sockets:

@@ -13,9 +13,11 @@ from mixtures import GENERATION, LISTENED, NAMED_STATES, listener, rows
 from replies import Generation, done, error, message, overrun, record
 
 from sockwatch.kernel.failures import Cause, PassFailure
-from sockwatch.kernel.netlink import BULK, Dumper, NetlinkSource
+from sockwatch.kernel.netlink import BULK, WAITING_PORTS_LIMIT, Dumper, NetlinkSource
+from sockwatch.tcp.batch import Batch
+from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import Reading, Row
-from sockwatch.tcp.states import Family, State, Unowned
+from sockwatch.tcp.states import Direction, Family, State, Unowned
 
 UNHURRIED = settings(deadline=None)
 BOUND_INACTIVE: Final = 13
@@ -105,6 +107,70 @@ def test_one_socket_serves_all_passes() -> None:
     source.close()
     source.watch()
     assert [kernel.open for kernel in sockets.made] == [False, True]
+
+
+class Onlooker:
+    """A Follower that remembers the states of what it is shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[Counter[State]] = []
+        self.listening: Listening | None = None
+
+    def begin(self, listening: Listening) -> None:
+        self.listening = listening
+        self.shown.append(Counter())
+
+    def add(self, batch: Batch) -> None:
+        self.shown[-1][batch.state] += len(batch)
+
+
+def waiting(port: int, queue: int, address: str = "0.0.0.0") -> Row:
+    return listener(port, address)._replace(receive_queue=queue)
+
+
+def looked_into(*looks: list[Row]) -> list[tuple[int, ...]]:
+    """The ports whose established connections are asked for in each of several watches."""
+    now: list[Row] = []
+    kernel = FakeKernel(listing(now))
+    source = NetlinkSource(lambda: kernel)
+    asked: list[tuple[int, ...]] = []
+    for look in looks:
+        now[:] = look
+        before = len(kernel.queries)
+        source.watch(Onlooker())
+        more = kernel.queries[before + 2 :]
+        asked.append(tuple(sorted(port for query in more for port in query.local_ports)))
+    return asked
+
+
+def test_queues_that_are_found_waiting_twice_are_looked_into() -> None:
+    empty, full = [waiting(80, 0), waiting(81, 0)], [waiting(80, 3), waiting(81, 0)]
+    assert looked_into(empty, full, full, empty, full) == [(), (), (80,), (), ()]
+
+
+def test_a_queue_counts_whichever_listener_of_the_port_has_it() -> None:
+    """There may be one for each family, address and process."""
+    for queues in ((3, 0), (0, 3)):
+        both = [waiting(80, queues[0]), waiting(80, queues[1], "::1")]
+        assert looked_into(both, both) == [(), (80,)]
+
+
+def test_no_more_ports_are_looked_into_than_one_request_takes() -> None:
+    crowd = [waiting(1000 + number, 1 + number) for number in range(100)]
+    _, ports = looked_into(crowd, crowd)
+    assert ports == tuple(range(1100 - WAITING_PORTS_LIMIT, 1100))
+
+
+def test_who_follows_is_shown_the_watched_and_those_who_wait() -> None:
+    onlooker = Onlooker()
+    source = NetlinkSource(lambda: FakeKernel(listing(HOST)))
+    source.watch(onlooker)
+    source.watch(onlooker)
+    assert onlooker.listening is not None
+    assert onlooker.listening.direction(Family.INET, LISTENED) is Direction.INBOUND
+    first, second = onlooker.shown
+    assert first == Counter(row.state for row in HOST if row.state not in {*BULK, State.LISTEN})
+    assert second - first == {State.ESTABLISHED: 3}
 
 
 # What it counts
