@@ -190,6 +190,34 @@ def test_it_shows_the_namespace_it_was_opened_in(crowd: Sequence[int], opened: D
         assert listeners() == []
 
 
+@pytest.mark.parametrize("number", [1, 2, 3, 64])
+def test_the_kernel_leaves_other_ports_out(
+    number: int, crowd: Sequence[int], opened: DiagSocket
+) -> None:
+    """It runs the filter that a query with ports sends along; 64 of them is what we ask at most."""
+    for ports in (crowd[:number], crowd[-number:], crowd[:: CROWD // number][:number]):
+        query = LISTENERS._replace(local_ports=ports)
+        assert ports_of(read_dump(opened.dump(query))) == sorted(ports)
+    nowhere = LISTENERS._replace(local_ports=range(1, number + 1))
+    assert read_dump(opened.dump(nowhere)) == []
+
+
+def test_the_drops_of_listeners_are_told(namespace: Namespace, opened: DiagSocket) -> None:
+    with namespace.entered(), socket.create_server(("127.0.0.1", 7000), backlog=0) as server:
+        (before,) = read_dump(opened.dump(LISTENERS))
+        clients = [namespace.socket(socket.AF_INET) for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        (after,) = read_dump(opened.dump(LISTENERS))
+        for client in clients:
+            client.close()
+    assert before.drops == 0
+    assert after.drops is not None
+    assert after.drops > 0
+    assert after.receive_queue == 1
+
+
 # What it sends
 
 
