@@ -8,6 +8,7 @@ documentation, golden file and tests walk.
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -58,16 +59,15 @@ def _sockets(snapshot: Snapshot) -> Metric:
 
 
 def _peaks(snapshot: Snapshot) -> Metric:
+    peaks: Counter[State] = Counter()
+    for view in snapshot.namespaces:
+        peaks.update(view.peaks)
     return _gauge(
         "sockwatch_tcp_connections_peak",
         "Highest host total of a state that any pass of the last minute saw: bursts between "
         "scrapes. ESTABLISHED and TIME_WAIT are seen by a census only.",
-        "state netns",
-        (
-            ((state.label, view.netns), number)
-            for view in snapshot.namespaces
-            for state, number in view.peaks.items()
-        ),
+        "state",
+        (((state.label,), number) for state, number in peaks.items()),
     )
 
 

@@ -11,17 +11,15 @@ from typing import Final, NamedTuple
 
 import pytest
 from arbitrary_snapshots import SNAPSHOTS
+from everything import EVERYTHING, passes
 from guards import need_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_figures import FIGURES, with_figures
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
 from snapshots import (
     TAKEN,
-    listener,
-    outbound,
     service,
     snapshot,
 )
@@ -30,38 +28,12 @@ from sockwatch.export import exposition, families
 from sockwatch.export.exposition import Exposition
 from sockwatch.export.formats import Format
 from sockwatch.export.own import HttpCounts, Reloads, own_families
-from sockwatch.kernel.failures import Cause
-from sockwatch.observe.snapshot import OTHER, PassKind, PassStatus, Snapshot
-from sockwatch.tcp.states import State, Unowned
+from sockwatch.observe.snapshot import PassKind, Snapshot
+from sockwatch.tcp.states import Unowned
 
 GOLDEN: Final = Path(__file__).with_name("golden") / "metrics.txt"
 TEXT: Final = (Format.TEXT_0_0_4, Format.TEXT_1_0_0)
 OM: Final = Format.OPENMETRICS_1_0_0
-
-
-def passes(passed: int, failed: int) -> PassStatus:
-    failures = {cause.value: failed if cause is Cause.BUSY else 0 for cause in Cause}
-    return PassStatus(1.0, 1.5, passed, failures, None, TAKEN, 0.004, 0.1875)
-
-
-HOST: Final = replace(
-    with_figures(
-        snapshot(
-            service(8080, "app.service", established=120, close_wait=412, time_wait=38),
-            service(22),
-            outbound(5432, "app.service", established=9, syn_sent=1),
-            service(OTHER, OTHER, established=31),
-            listener(8080, "app.service", queue=129, sockets=2),
-            listener(22),
-            ipv6={State.CLOSE_WAIT: 12},
-            unowned={Unowned.ORPHAN: 3, Unowned.MINI: 38},
-            folded=7,
-        ),
-        FIGURES,
-    ),
-    passes={PassKind.WATCH: passes(1800, 2), PassKind.CENSUS: passes(120, 0)},
-)
-"""A host with a bit of everything, as of a moment that is fixed."""
 
 
 def own() -> list[Metric]:
@@ -113,7 +85,7 @@ def fixed_build(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("fixed_build")
 def test_the_exposition_of_a_known_host_is_the_golden_one() -> None:
     """UPDATE_GOLDEN=1 writes what is rendered now, to be judged by its difference."""
-    text = Exposition(own).render(HOST, Format.TEXT_0_0_4)
+    text = Exposition(own).render(EVERYTHING, Format.TEXT_0_0_4)
     if os.environ.get("UPDATE_GOLDEN") == "1":
         GOLDEN.write_bytes(text)
     assert text.decode() == GOLDEN.read_text()
@@ -126,7 +98,7 @@ def test_promtool_finds_nothing_to_blame(fmt: Format) -> None:
     text = Exposition(lambda: own_families(Reloads(True, TAKEN), HttpCounts(0, {"limit": 0})))
     checked = subprocess.run(
         [promtool, "check", "metrics"],
-        input=text.render(HOST, fmt),
+        input=text.render(EVERYTHING, fmt),
         capture_output=True,
         timeout=20,
         check=False,
@@ -135,25 +107,27 @@ def test_promtool_finds_nothing_to_blame(fmt: Format) -> None:
 
 
 def test_all_formats_tell_the_same() -> None:
-    told = {fmt: parsed(rendered(HOST, fmt), fmt) for fmt in Format}
+    told = {fmt: parsed(rendered(EVERYTHING, fmt), fmt) for fmt in Format}
     assert sorted(told[OM]) == sorted(told[Format.TEXT_0_0_4]) == sorted(told[Format.TEXT_1_0_0])
     assert len(told[OM]) > 60
 
 
 def test_every_family_has_its_type_and_help_once() -> None:
-    text = rendered(HOST, Format.TEXT_0_0_4)
-    names = {family.name: family.type for family in shown(HOST)}
-    for name, kind in names.items():
+    """The plain format has no gauge histograms: buckets are a histogram, sum and count gauges."""
+    text = rendered(EVERYTHING, Format.TEXT_0_0_4)
+    types = {family.name: family.type for family in shown(EVERYTHING)}
+    for name, kind in types.items():
         full = f"{name}_total" if kind == "counter" else name
         assert text.count(f"# HELP {full} ") == 1
-        assert text.count(f"# TYPE {full} {kind}\n") == 1
-    assert text.count("# TYPE ") == text.count("# HELP ") == len(names)
+        assert text.count(f"# TYPE {full} {kind.removeprefix('gauge') or kind}\n") == 1
+    histograms = [*types.values()].count("gaugehistogram")
+    assert text.count("# TYPE ") == text.count("# HELP ") == len(types) + 2 * histograms
 
 
 def test_no_time_of_creation_and_no_time_stamp_is_written() -> None:
     """Prometheus would store `_created` as a series; a time stamp would switch off staleness."""
     for fmt in Format:
-        text = rendered(HOST, fmt)
+        text = rendered(EVERYTHING, fmt)
         assert "_created" not in text
         lines = [line for line in text.splitlines() if not line.startswith("#")]
         assert all(len(line.rsplit("} ", 1)[-1].split()) in {1, 2} for line in lines)
@@ -162,11 +136,11 @@ def test_no_time_of_creation_and_no_time_stamp_is_written() -> None:
 
 def test_openmetrics_ends_once_and_text_not_at_all() -> None:
     page = Exposition(own)
-    assert page.render(HOST, OM).count(b"# EOF") == 1
-    assert page.render(HOST, OM).endswith(b"\n# EOF\n")
+    assert page.render(EVERYTHING, OM).count(b"# EOF") == 1
+    assert page.render(EVERYTHING, OM).endswith(b"\n# EOF\n")
     for fmt in TEXT:
-        assert b"EOF" not in page.render(HOST, fmt)
-        assert page.render(HOST, fmt).endswith(b"\n")
+        assert b"EOF" not in page.render(EVERYTHING, fmt)
+        assert page.render(EVERYTHING, fmt).endswith(b"\n")
 
 
 def test_a_family_without_samples_is_left_out() -> None:
@@ -174,7 +148,7 @@ def test_a_family_without_samples_is_left_out() -> None:
     assert "sockwatch_tcp_unowned_sockets" not in text
 
 
-HOSTILE: Final = [
+EVERYTHINGILE: Final = [
     'a"b.service',
     "a\\b.service",
     "a\\x2db.service",
@@ -197,7 +171,7 @@ HOSTILE: Final = [
 
 
 @pytest.mark.parametrize("fmt", Format)
-@pytest.mark.parametrize("unit", HOSTILE)
+@pytest.mark.parametrize("unit", EVERYTHINGILE)
 def test_a_hostile_unit_name_stays_within_its_label(unit: str, fmt: Format) -> None:
     text = rendered(snapshot(service(80, unit, close_wait=3)), fmt)
     assert units(text, fmt) == {unit}
@@ -230,7 +204,7 @@ def test_what_is_not_part_of_a_snapshot_is_collected_for_each_rendering() -> Non
 
     page = Exposition(extra)
     for expected in (1, 2, 3):
-        text = page.render(HOST, Format.TEXT_0_0_4)
+        text = page.render(EVERYTHING, Format.TEXT_0_0_4)
         assert Series("extra", frozenset(), expected) in parsed(text.decode(), Format.TEXT_0_0_4)
 
 
@@ -265,9 +239,9 @@ def writers(monkeypatch: pytest.MonkeyPatch) -> Writers:
 
 def test_only_families_that_changed_are_written_anew(writers: Writers) -> None:
     page = Exposition()
-    page.render(HOST, Format.TEXT_0_0_4)
-    assert len(writers.since()) == len(shown(HOST))
-    later = replace(HOST, passes={**HOST.passes, PassKind.WATCH: passes(1801, 2)})
+    page.render(EVERYTHING, Format.TEXT_0_0_4)
+    assert len(writers.since()) == len(shown(EVERYTHING))
+    later = replace(EVERYTHING, passes={**EVERYTHING.passes, PassKind.WATCH: passes(1801, 2)})
     text = page.render(later, Format.TEXT_0_0_4)
     assert writers.since() == ["sockwatch_passes"]
     assert text.decode() == rendered(later, Format.TEXT_0_0_4)
@@ -275,17 +249,17 @@ def test_only_families_that_changed_are_written_anew(writers: Writers) -> None:
 
 def test_what_has_not_changed_is_not_written_again(writers: Writers) -> None:
     page = Exposition()
-    first = page.render(HOST, OM)
+    first = page.render(EVERYTHING, OM)
     writers.since()
-    assert page.render(HOST, OM) == first
+    assert page.render(EVERYTHING, OM) == first
     assert writers.since() == []
 
 
 def test_both_text_formats_share_what_is_written(writers: Writers) -> None:
     page = Exposition()
-    texts = [page.render(HOST, fmt) for fmt in TEXT]
+    texts = [page.render(EVERYTHING, fmt) for fmt in TEXT]
     assert texts[0] == texts[1]
-    assert len(writers.since()) == len(shown(HOST))
+    assert len(writers.since()) == len(shown(EVERYTHING))
 
 
 def test_a_change_of_a_label_alone_is_a_change() -> None:

@@ -10,15 +10,14 @@ from typing import Final, NamedTuple
 import pytest
 from arbitrary_snapshots import SNAPSHOTS
 from catalogue import METRICS
+from everything import EVERYTHING
 from hypothesis import given, settings
-from kernel_figures import FIGURES, with_figures
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 from snapshots import (
     PSUTIL,
     TAKEN,
     good_pass,
-    listener,
     namespace,
     of_namespaces,
     outbound,
@@ -56,7 +55,25 @@ CATALOGUE: Final = {
     "sockwatch_tcp_unowned_sockets": gauge("kind netns"),
     "sockwatch_tcp_connections": gauge("direction port unit state phase netns"),
     "sockwatch_folded_label_sets": gauge(),
+    "sockwatch_tcp_connections_peak": gauge("state"),
+    "sockwatch_tcp_stuck_connections": gauge("direction port unit state cause netns"),
+    "sockwatch_tcp_oldest_connection_age_seconds": gauge("direction port unit state netns"),
+    "sockwatch_tcp_state_age_seconds_bucket": Shape("gaugehistogram", frozenset({"state", "le"})),
+    "sockwatch_tcp_state_age_seconds_gcount": Shape("gaugehistogram", frozenset({"state"})),
+    "sockwatch_tcp_state_age_seconds_gsum": Shape("gaugehistogram", frozenset({"state"})),
+    "sockwatch_tcp_state_age_limit_seconds": gauge("state"),
+    "sockwatch_tracked_connections": gauge(),
+    "sockwatch_tracked_connections_limit": gauge(),
+    "sockwatch_tracking_sampling_ratio": gauge(),
+    "sockwatch_listener_accept_queue_length": gauge("address port unit netns"),
+    "sockwatch_listener_accept_queue_limit": gauge("address port unit netns"),
+    "sockwatch_listener_accept_queue_peak": gauge("address port unit netns"),
+    "sockwatch_listener_half_open_connections": gauge("address port unit netns"),
+    "sockwatch_listener_drops_total": counter("address port unit netns"),
     "sockwatch_ephemeral_ports": gauge("netns"),
+    "sockwatch_ephemeral_ports_in_use_max": gauge("netns"),
+    "sockwatch_destination_ephemeral_ports_in_use": gauge("destination netns"),
+    "sockwatch_destination_unanswered_connections": gauge("destination netns"),
     "sockwatch_tcp_active_opens_total": counter("netns"),
     "sockwatch_tcp_passive_opens_total": counter("netns"),
     "sockwatch_tcp_attempt_fails_total": counter("netns"),
@@ -124,8 +141,7 @@ def labelled(taken: Snapshot, name: str, **labels: str) -> list[Sample]:
 
 def test_names_types_and_labels_are_those_of_the_design() -> None:
     shapes = {}
-    taken = with_figures(snapshot(service(80, "app.service")), FIGURES)
-    for family in everything(taken):
+    for family in everything(EVERYTHING):
         for sample in family.samples:
             shapes[sample.name] = Shape(family.type, frozenset(sample.labels))
     assert shapes == CATALOGUE
@@ -297,13 +313,6 @@ def test_a_label_set_that_is_gone_is_gone() -> None:
     before = {key[1] for key in samples(snapshot(service(80), service(81)), name)}
     after = {key[1] for key in samples(snapshot(service(80)), name)}
     assert (before, after) == ({"80", "81"}, {"80"})
-
-
-def test_listeners_have_no_series_of_their_own_yet_but_count_as_sockets() -> None:
-    (ipv4, ipv6) = labelled(
-        snapshot(listener(80, sockets=3)), "sockwatch_tcp_sockets", state="listen"
-    )
-    assert (ipv4.value, ipv6.value) == (3, 0)
 
 
 def distinct(views: Iterable[NamespaceView]) -> Iterator[NamespaceView]:
