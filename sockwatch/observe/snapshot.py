@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from sockwatch.observe.figures import Figures
 from sockwatch.tcp.causes import Cause
+from sockwatch.tcp.owners import Owners
 from sockwatch.tcp.states import Direction, Family, State, Unowned
 
 OTHER: Final = "other"
@@ -56,7 +57,7 @@ class Listener:
     """SYN_RECV connections that came to it."""
     drops: int | None = 0
     """SYNs and ACKs dropped since it was first seen, earlier sockets of the same name included."""
-    dropped: Mapping[int, int] = field(default_factory=dict)
+    dropped: Mapping[int, int] = field(default_factory=dict, hash=False)
     """What its sockets say they have dropped, by cookie; without those that have dropped none."""
 
 
@@ -109,6 +110,10 @@ class Stuck:
     """The bound of that."""
     stride: int
     """One of how many connections is followed; counts are scaled by it."""
+    owners: Mapping[int, Owners] = field(default_factory=dict)
+    """Who holds marked connections, by inode, as far as that has been found out."""
+    unnamed: str | None = None
+    """Why processes are missing in `owners` and what to do, as a clause for people."""
 
 
 @dataclass(frozen=True, slots=True)
