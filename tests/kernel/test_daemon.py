@@ -31,6 +31,8 @@ pytestmark = pytest.mark.kernel
 
 NOBODY: Final = 65534
 UIDS: Final = {"root": None, "nobody": NOBODY}
+OWN_STATES: Final = {State.LISTEN, State.ESTABLISHED, State.TIME_WAIT}
+"""Those in which sockets of the daemon and of its clients are to be seen."""
 FRESH: Final = ("--watch.interval=100ms", "--census.interval=200ms", "--cpu.budget=0")
 """Passes so frequent that a test need not wait for them."""
 
@@ -100,6 +102,10 @@ def test_it_counts_what_ss_counts_whoever_runs_it(uid: int | None, stage: Stage)
         metrics = watcher.metrics()
         assert metrics.values("sockwatch_source_info", source="netlink") == [1]
         assert metrics.sum("sockwatch_tcp_sockets", state="listen") == listening + 1
+        totals = metrics.by("sockwatch_tcp_sockets", "family", "state")
+        for (family, state), count in stage.sockets.items():
+            if state not in OWN_STATES:
+                assert totals[family.label, state.label] == count
         kinds = metrics.by("sockwatch_tcp_unowned_sockets", "kind")
         assert kinds[("orphan",)] == stage.unowned[Unowned.ORPHAN]
 
