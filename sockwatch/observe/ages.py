@@ -10,14 +10,17 @@ gets the very same moment, the pass's own. What a first pass sees (or the first 
 have been there for longer, so the moments of such passes are remembered as `starts`: an age that
 is counted from one of them is a lower bound.
 
-Over the limit ages are sampled: cookies are taken by a power of two that divides them, which is
-the same choice in every pass.
+Over the limit ages are sampled: those cookies are taken whose hash falls into the first half, the
+first quarter and so on, which is the same choice in every pass and a part of every larger one.
+The cookies themselves would not do: they are given in order, so an application that connects to
+two services in turn would have all the even ones on one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Final, cast
 
 from sockwatch.tcp.states import State
@@ -25,8 +28,13 @@ from sockwatch.tcp.states import State
 Since = dict[int, float]
 """Moment of entry by cookie."""
 
-_ROOM: Final = 0.5
-"""Share of the limit that all connections must fit into before the sample is widened."""
+_ROOM: Final = 0.25
+"""Share of the limit that a sample must fit into before it is doubled: well below the half that
+is left when it is halved, so that it does not go to and fro."""
+
+_HASHES: Final = 1 << 64
+_GOLDEN: Final = 0x9E37_79B9_7F4A_7C15
+"""2**64 / golden ratio: multiples of it fall evenly between 0 and 2**64 (Knuth, TAOCP 6.4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +66,16 @@ class AgePass:
     """Connections followed at most."""
     resumed: bool
     """Whether the previous pass is so long ago that entries may have been missed."""
-    _since: dict[State, Since] = field(default_factory=dict)
+    stride: int = field(init=False)
+    """One of how many connections is followed from here on; grows when the limit is met."""
+    _since: dict[State, Since] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.stride = self.previous.stride
 
     def followed(self, cookies: Sequence[int]) -> list[bool] | None:
         """Which of these are in the sample; `None` for all of them."""
-        stride = self.previous.stride
-        return None if stride == 1 else [cookie % stride == 0 for cookie in cookies]
+        return None if self.stride == 1 else _in_sample(cookies, self.stride)
 
     def moments(self, state: State, cookies: Sequence[int]) -> list[float]:
         """Since when each of these, all followed, has been in `state`."""
@@ -73,6 +85,8 @@ class AgePass:
             found = [*self._first_seen(state, cookies, found)]
         moments = cast("list[float]", found)
         self._since.setdefault(state, {}).update(zip(cookies, moments, strict=True))
+        while self._number() > self.limit:
+            self._thin()
         return moments
 
     def _first_seen(
@@ -84,50 +98,45 @@ class AgePass:
 
     def finish(self) -> Generation:
         """The next generation."""
-        stride = self.previous.stride
-        followed = sum(map(len, self._since.values()))
-        while followed > self.limit:
-            stride *= 2
-            followed = self._thin(stride)
-        widened = stride > 1 and followed * stride <= self.limit * _ROOM
-        starts = self.previous.starts
+        widened = self.stride > 1 and self._number() <= self.limit * _ROOM
+        starts, missed = self.previous.starts, self._missed()
         if self.resumed or self.previous.widened:
             starts |= {self.now}
         return Generation(
             since=self._since,
-            missed=self._missed(stride),
-            starts=starts & self._moments_in_use(starts),
-            stride=stride // 2 if widened else stride,
+            missed=missed,
+            starts=_in_use(starts, [*self._since.values(), *missed.values()]),
+            stride=self.stride // 2 if widened else self.stride,
             widened=widened,
         )
 
-    def _thin(self, stride: int) -> int:
-        """Keep the sample of a longer stride; how many stay."""
-        for state, moments in self._since.items():
-            self._since[state] = {
-                cookie: moment for cookie, moment in moments.items() if cookie % stride == 0
-            }
+    def _number(self) -> int:
         return sum(map(len, self._since.values()))
 
-    def _missed(self, stride: int) -> Mapping[State, Since]:
-        return {
-            state: gone
-            for state, before in self.previous.since.items()
-            if (gone := _without(before, self._since.get(state, {}), stride))
-        }
+    def _thin(self) -> None:
+        """Keep the half."""
+        self.stride *= 2
+        for state, moments in self._since.items():
+            self._since[state] = _sampled(moments, self.stride)
 
-    def _moments_in_use(self, starts: frozenset[float]) -> set[float]:
-        """Those of `starts` that some connection still counts from."""
-        return {
-            moment
-            for moments in self._since.values()
-            for moment in starts.intersection(moments.values())
-        }
+    def _missed(self) -> Mapping[State, Since]:
+        found = {}
+        for state, before in self.previous.since.items():
+            after = self._since.get(state, {})
+            gone = {cookie: moment for cookie, moment in before.items() if cookie not in after}
+            found[state] = _sampled(gone, self.stride)
+        return {state: gone for state, gone in found.items() if gone}
 
 
-def _without(before: Since, after: Since, stride: int) -> Since:
-    return {
-        cookie: moment
-        for cookie, moment in before.items()
-        if cookie not in after and cookie % stride == 0
-    }
+def _in_sample(cookies: Iterable[int], stride: int) -> list[bool]:
+    below = _HASHES // stride
+    return [cookie * _GOLDEN % _HASHES < below for cookie in cookies]
+
+
+def _sampled(moments: Since, stride: int) -> Since:
+    return dict(compress(moments.items(), _in_sample(moments, stride)))
+
+
+def _in_use(starts: frozenset[float], memories: Iterable[Since]) -> frozenset[float]:
+    """Those of `starts` that some connection still counts from."""
+    return frozenset[float]().union(*(starts.intersection(each.values()) for each in memories))

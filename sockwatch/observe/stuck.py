@@ -23,12 +23,13 @@ from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
 from sockwatch.tcp.timers import TimerLaws, backoff_age
 
-TIMER_TIME_WAIT: Final = 3
-"""`idiag_timer` of a mini socket: the kernel alone holds it, and for a bounded time."""
-
 _MOST_UNREAD: Final = len(BY_UNREAD) - 1
 _CODES: Final = {cause: code for code, cause in enumerate(ALL)}
 _DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
+
+_HELD: Final = {State.ESTABLISHED: False, State.FIN_WAIT2: True}
+"""Whether a process must hold what is watched: ESTABLISHED only before it is accepted; FIN_WAIT2
+only as long as there is somebody to close it, for the kernel ends by itself what it alone holds."""
 
 _TIMED: Final = frozenset({State.SYN_SENT, State.SYN_RECV})
 """States whose age the retransmission timer tells."""
@@ -74,7 +75,8 @@ class StuckTally:
     """How long is normal in each watched state, in seconds."""
     laws: TimerLaws
     _listening: Listening | None = None
-    _counts: dict[State, Counter[_Key]] = field(default_factory=dict)
+    _counts: dict[tuple[State, int], Counter[_Key]] = field(default_factory=dict)
+    """By state and by the stride of the sample at that time."""
     _marked: list[Marked] = field(default_factory=list)
 
     def begin(self, listening: Listening) -> None:
@@ -82,14 +84,12 @@ class StuckTally:
         self._listening = listening
 
     def add(self, batch: Batch) -> None:
-        """Take a batch. Minis are left out: the kernel ends them by itself."""
+        """Take a batch."""
         state = batch.state
-        if state is State.ESTABLISHED:
-            batch = Chosen(batch, [inode == 0 for inode in batch.inodes()])
         if state not in self.limits:
             return
-        if TIMER_TIME_WAIT in batch.timers():
-            batch = Chosen(batch, [timer != TIMER_TIME_WAIT for timer in batch.timers()])
+        if state in _HELD:
+            batch = Chosen(batch, [bool(inode) is _HELD[state] for inode in batch.inodes()])
         mask = self.ages.followed(batch.cookies())
         if mask is not None:
             batch = Chosen(batch, mask)
@@ -97,14 +97,14 @@ class StuckTally:
             self._add(state, batch, self._listening.inbound(batch))
 
     def _add(self, state: State, batch: Batch, inbound: Sequence[int]) -> None:
+        counts = self._counts.setdefault((state, self.ages.stride), Counter())
         moments = self._moments(state, batch)
         cgroups, causes = batch.cgroups(), _causes(batch)
         sides = zip(inbound, batch.local_ports(), batch.remote_ports(), strict=True)
         ports = [local if flag else remote for flag, local, remote in sides]
-        keys = zip(inbound, ports, cgroups, causes, moments, strict=True)
-        self._counts.setdefault(state, Counter()).update(keys)
-        latest = self.ages.now - self.limits[state]
-        over = [moment <= latest for moment in moments]
+        counts.update(zip(inbound, ports, cgroups, causes, moments, strict=True))
+        now, limit = self.ages.now, self.limits[state]
+        over = [now - moment >= limit for moment in moments]
         if any(over):
             self._marked.append(
                 Marked(
@@ -122,18 +122,18 @@ class StuckTally:
         if state not in _TIMED:
             return self.ages.moments(state, batch.cookies())
         linear = self.laws.linear_syn_timeouts if state is State.SYN_SENT else 0
-        now, timers = self.ages.now, zip(batch.retransmits(), batch.expires(), strict=True)
-        return [now - backoff_age(times, expires, linear) for times, expires in timers]
+        now, longest = self.ages.now, self.laws.longest_timeout
+        timers = zip(batch.retransmits(), batch.expires(), strict=True)
+        return [now - backoff_age(times, expires, linear, longest) for times, expires in timers]
 
     def finish(self) -> Ages | None:
         """All that the pass says, `None` if it never began: its source follows nothing."""
         if self._listening is None:
             return None
-        stride = self.ages.previous.stride
         stuck: Counter[StuckPort] = Counter()
         oldest: dict[ServicePort, float] = {}
         ages: dict[State, Counter[float]] = {state: Counter() for state in self.limits}
-        for state, counts in self._counts.items():
+        for (state, stride), counts in self._counts.items():
             limit = self.limits[state]
             for (inbound, raw_port, cgroup, code, moment), number in counts.items():
                 service = ServicePort(_DIRECTIONS[inbound], ntohs(raw_port), cgroup, state)
@@ -150,7 +150,7 @@ class StuckTally:
             self.ages.now,
             self.ages.finish(),
             self.ages.limit,
-            stride,
+            self.ages.stride,
         )
 
 

@@ -116,7 +116,10 @@ def age_limits(ages: AgesConfig) -> Mapping[State, float]:
 
 def timer_laws() -> TimerLaws:
     """What this host's sysctls make of the kernel's timers."""
+    usual = TimerLaws()
+    longest = read_integer("net.ipv4.tcp_rto_max_ms")
     return TimerLaws(
         linear_syn_timeouts=read_integer("net.ipv4.tcp_syn_linear_timeouts") or 0,
-        fin_timeout=float(read_integer("net.ipv4.tcp_fin_timeout") or TimerLaws().fin_timeout),
+        fin_timeout=float(read_integer("net.ipv4.tcp_fin_timeout") or usual.fin_timeout),
+        longest_timeout=longest / 1000 if longest else usual.longest_timeout,
     )

@@ -6,6 +6,7 @@ Sources: `net/ipv4/inet_connection_sock.c` (reqsk_timer_handler), `net/ipv4/tcp_
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final, NamedTuple
 
 from sockwatch.tcp.model import TIME_WAIT_SECONDS
@@ -23,23 +24,29 @@ class TimerLaws(NamedTuple):
     """`tcp_syn_linear_timeouts` (Linux 6.5 and newer): how many timeouts come before doubling."""
     fin_timeout: float = 60.0
     """`tcp_fin_timeout` in seconds."""
+    longest_timeout: float = LONGEST_TIMEOUT
+    """`tcp_rto_max_ms` (Linux 6.15 and newer) in seconds."""
 
 
-def backoff_age(retransmits: int, expires: int, linear: int = 0) -> float:
+def backoff_age(
+    retransmits: int, expires: int, linear: int = 0, longest: float = LONGEST_TIMEOUT
+) -> float:
     """Seconds since the first transmission of something that is sent again with backoff.
 
     Args:
         retransmits: how often it has been sent again.
         expires: milliseconds until it is sent again.
         linear: how many intervals beyond the first are as short as the first.
+        longest: seconds that no interval exceeds.
     """
-    begun = sum(_interval(number, linear) for number in range(retransmits + 1))
-    return max(0.0, begun - expires / 1000)
+    return max(0.0, _until_sent_again(retransmits, linear, longest) - expires / 1000)
 
 
-def _interval(number: int, linear: int) -> float:
-    doubled = min(max(0, number - linear), 16)  # more would only overflow, the longest is reached
-    return min(INITIAL_TIMEOUT * 2.0**doubled, LONGEST_TIMEOUT)
+@cache
+def _until_sent_again(retransmits: int, linear: int, longest: float) -> float:
+    """Seconds from the first transmission to the one after so many retransmissions."""
+    doublings = (max(0, number - linear) for number in range(retransmits + 1))
+    return sum(min(INITIAL_TIMEOUT * 2.0**doubled, longest) for doubled in doublings)
 
 
 def time_wait_age(expires: int) -> float:
