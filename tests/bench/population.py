@@ -24,7 +24,7 @@ DESCRIPTORS: Final = 20_000
 SILENT_PORT: Final = 999
 """SYN+ACKs from here are dropped: connections to it stay SYN_RECV."""
 SILENCE: Final = f"tcp sport {SILENT_PORT} tcp flags & (syn | ack) == (syn | ack) drop"
-SYSCTLS: Final[dict[str, int | str]] = {
+SETTINGS: Final[dict[str, int | str]] = {
     "net.ipv4.ip_local_port_range": "16384 65535",
     "net.ipv4.tcp_max_tw_buckets": 2_000_000,
     "net.ipv4.tcp_max_syn_backlog": 65_535,

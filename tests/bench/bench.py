@@ -1,6 +1,6 @@
 """`make bench`: what looking at every socket costs, beside the kernel's own dump and peers.
 
-    BENCH_SOCKETS=10000,100000 python tests/bench/run.py [--write]
+    BENCH_SOCKETS=10000,100000 python tests/bench/bench.py [--write]
 
 Exits with 1 if a ratio is missed. `--write` puts table and plot into docs/benchmark/.
 """
@@ -23,11 +23,13 @@ from population import (  # noqa: E402
     MANY_LISTENERS,
     MANY_PORTS,
     MIXED,
+    SETTINGS,
     SILENCE,
-    SYSCTLS,
+    TIME_WAIT,
     Mixture,
     populate,
 )
+from served import load, rendering, under  # noqa: E402
 from subjects import Cost, measure_passes, peers  # noqa: E402
 from table import HEADINGS, Line, cells, lines, markdown, svg  # noqa: E402
 
@@ -53,7 +55,7 @@ LIMITS: Final = (
 
 def measured(mixture: Mixture, sockets: int, *, with_peers: bool) -> list[Line]:
     """Every look at one population."""
-    with Namespace(sysctls=SYSCTLS) as namespace:
+    with Namespace(sysctls=SETTINGS) as namespace:
         namespace.filter(SILENCE)
         populate(namespace, mixture, sockets)
         costs: dict[str, list[Cost]] = namespace.call(measure_passes, ROUNDS, timeout=900.0)
@@ -76,26 +78,64 @@ def missed(results: list[Line], slack: float = 1.0) -> Iterator[str]:
                 )
 
 
-def main() -> int:
-    """Measure, print, and say which ratios are missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write docs/benchmark/")
-    parser.add_argument("--no-peers", action="store_true", help="measure sockwatch only")
-    args = parser.parse_args()
-    sizes = [int(size) for size in os.environ.get("BENCH_SOCKETS", "10000,100000").split(",")]
+def look_at_passes(sizes: list[int], *, with_peers: bool) -> list[Line]:
+    """The table of all looks at all populations."""
     results: list[Line] = []
     print(" | ".join(HEADINGS))
     for sockets in sizes:
         for mixture in POPULATIONS:
-            with_peers = not args.no_peers and mixture is ESTABLISHED
-            found = measured(mixture, sockets, with_peers=with_peers)
+            peers_too = with_peers and mixture is ESTABLISHED
+            found = measured(mixture, sockets, with_peers=peers_too)
             results += found
             for line in found:
                 print(" | ".join(cells(line)), flush=True)
-    if args.write:
-        write(results, max(sizes))
-    problems = list(missed(results))
-    print("\n".join(problems or ["every ratio is met"]))
+    return results
+
+
+def look_at_daemon(sizes: list[int]) -> list[str]:
+    """Memory, answers under load and rendering; what is missed."""
+    problems: list[str] = []
+
+    def check(what: str, value: float, most: float, unit: str) -> None:
+        print(f"{what}: {value:.1f} {unit} (at most {most:g})", flush=True)
+        if value > most:
+            problems.append(f"{what}: {value:.1f} {unit}, at most {most:g} is allowed")
+
+    for name, seconds in rendering(2_000).items():
+        check(f"rendering 2,000 series, {name}", seconds * 1e3, 20, "ms")
+    for sockets in sizes:
+        for mixture, growth in ((ESTABLISHED, 10), (TIME_WAIT, 10)):
+            memory, latency = under(mixture, sockets)
+            about = f"{sockets:,} {mixture.name}"
+            print(f"{about}: idle {memory.idle / 1e6:.1f} MB RSS, {latency.scrapes} scrapes")
+            check(f"{about}: RSS above idle", memory.growth / 1e6, growth, "MB")
+            check(f"{about}: scrape, 99th percentile", latency.p99 * 1e3, 50, "ms")
+            check(f"{about}: scrape, median", latency.median * 1e3, 2, "ms")
+    found = load(10_000, MIXED)
+    ratio = found.pass_cpu_loaded / found.pass_cpu_alone
+    print(f"{found.rate:.0f} requests per second on 32 connections")
+    check("CPU of a watch pass meanwhile, as a multiple", ratio, 1.1, "x")
+    return problems
+
+
+def main() -> int:
+    """Measure, print, and say what is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true", help="write docs/benchmark/")
+    parser.add_argument("--no-peers", action="store_true", help="measure sockwatch only")
+    parser.add_argument("--no-daemon", action="store_true", help="measure passes only")
+    parser.add_argument("--no-passes", action="store_true", help="measure the daemon only")
+    args = parser.parse_args()
+    sizes = [int(size) for size in os.environ.get("BENCH_SOCKETS", "10000,100000").split(",")]
+    problems: list[str] = []
+    if not args.no_passes:
+        results = look_at_passes(sizes, with_peers=not args.no_peers)
+        problems += missed(results)
+        if args.write:
+            write(results, max(sizes))
+    if not args.no_daemon:
+        problems += look_at_daemon(sizes)
+    print("\n".join(problems or ["every bound is met"]))
     return 1 if problems else 0
 
 
