@@ -1,0 +1,45 @@
+"""The package as built from this checkout, and machines that it is installed on."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from booted import Machine, debian_tree
+from debian import build
+from guards import need_root
+
+ROOT = Path(__file__).parents[2]
+NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "build", "dist")
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy that nobody edits while the tests run."""
+    return shutil.copytree(ROOT, tmp_path_factory.mktemp("checkout") / "copy", ignore=NOT_SOURCE)
+
+
+@pytest.fixture(scope="session")
+def package(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Debian package, alone in its folder."""
+    return build(checkout, tmp_path_factory.mktemp("package"))
+
+
+@pytest.fixture(scope="session")
+def tree() -> Path:
+    need_root()
+    return debian_tree()
+
+
+@pytest.fixture(scope="module")
+def bare(tree: Path, package: Path) -> Iterator[Machine]:
+    """A booted machine with the package in /srv, not yet installed."""
+    with Machine(tree, {"/srv": package.parent}) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="module")
+def machine(bare: Machine, package: Path) -> Machine:
+    """A booted machine on which the package was installed, as its users do."""
+    bare.run("apt-get", "install", "--yes", f"/srv/{package.name}")
+    return bare
