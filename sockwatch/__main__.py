@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any, Final, NoReturn
 
 from sockwatch import __version__
-from sockwatch.commands import check_config, explain, report, run
+from sockwatch.commands import check_config, explain, leaks, report, run
 from sockwatch.config.problems import nearest
 
-COMMANDS: Final = (run, report, explain, check_config)
+COMMANDS: Final = (run, report, leaks, explain, check_config)
 _WRONG_USE: Final = 2
 _BROKEN_PIPE: Final = 128 + 13
 """What a shell reports for a program ended by SIGPIPE."""

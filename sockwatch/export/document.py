@@ -1,5 +1,8 @@
 """A Snapshot as a JSON-ready document: `sockwatch report --json` and `/api/v1/snapshot`.
 
+`/api/v1/listeners` has version, host and taken_seconds of it, and all listeners in one list, each
+with its netns.
+
 The keys are a public interface: they are all always present, and more may be added. `null` is
 what is not known or does not apply, never zero. Times are Unix times, times and durations are in
 seconds. Names of states, directions, ports and units are those of the metric labels, so a port is
@@ -30,7 +33,15 @@ them before printing.
         unowned    {kind: count}; null where the source cannot know
         services   [{direction, port, unit, states: {state: count}}], states without any left out
         folded     number of services folded into "other"
-        listeners  [{family, address, port, unit, sockets, queue, limit}]
+        listeners  [{family, address, port, unit, sockets, queue, limit, peak, half_open, drops}]
+        stuck      connections over the age limit of their state; null if ages are not known:
+            connections      [{direction, port, unit, state, cause, connections}]
+            oldest           [{direction, port, unit, state, age_seconds}], every watched state,
+                             whatever its age limit
+            limits           {state: seconds}
+            followed, followed_limit
+                             how many connections are followed, and may be
+            stride           one of how many is followed; unless 1 numbers are estimates
         figures    what the kernel counts and limits; each null, or all of it, if not read:
             counters         {name: count since the namespace began}, as in
                              sockwatch_tcp_<name>_total
@@ -58,6 +69,7 @@ from sockwatch.observe.snapshot import (
     ServiceKey,
     Snapshot,
     SourceStatus,
+    Stuck,
 )
 from sockwatch.tcp.model import Phase, phase_of
 from sockwatch.tcp.states import Family, State
@@ -133,7 +145,8 @@ def _namespace(view: NamespaceView) -> Document:
         "unowned": view.unowned and {kind.value: n for kind, n in sorted(view.unowned.items())},
         "services": [_service(view, key) for key in services],
         "folded": view.folded,
-        "listeners": [_listener(one) for one in sorted(view.listeners, key=_listener_order)],
+        "listeners": _listeners(view),
+        "stuck": view.stuck and _stuck(view.stuck),
         "figures": view.figures and _figures(view.figures),
     }
 
@@ -155,6 +168,22 @@ def _service_order(key: ServiceKey) -> tuple[str, int, str, str]:
     return key.direction, len(key.port), key.port, key.unit
 
 
+def listeners_document(snapshot: Snapshot, host: Host) -> Document:
+    """The listeners alone."""
+    return {
+        "version": __version__,
+        "host": host._asdict(),
+        "taken_seconds": snapshot.taken,
+        "listeners": [
+            {"netns": view.netns, **one} for view in snapshot.namespaces for one in _listeners(view)
+        ],
+    }
+
+
+def _listeners(view: NamespaceView) -> list[Document]:
+    return [_listener(one) for one in sorted(view.listeners, key=_listener_order)]
+
+
 def _listener(listener: Listener) -> Document:
     return {
         "family": listener.family.label,
@@ -164,11 +193,36 @@ def _listener(listener: Listener) -> Document:
         "sockets": listener.sockets,
         "queue": listener.queue,
         "limit": listener.limit,
+        "peak": listener.peak,
+        "half_open": listener.half_open,
+        "drops": listener.drops,
     }
 
 
 def _listener_order(listener: Listener) -> tuple[int, Family, str, str]:
     return listener.port, listener.family, listener.address, listener.unit
+
+
+def _stuck(stuck: Stuck) -> Document:
+    return {
+        "connections": [
+            {
+                **key.service._asdict(),
+                "state": key.state.label,
+                "cause": key.cause.value,
+                "connections": number,
+            }
+            for key, number in sorted(stuck.connections.items())
+        ],
+        "oldest": [
+            {**service._asdict(), "state": state.label, "age_seconds": age}
+            for (service, state), age in sorted(stuck.oldest.items())
+        ],
+        "limits": {state.label: seconds for state, seconds in stuck.limits.items()},
+        "followed": stuck.followed,
+        "followed_limit": stuck.most_followed,
+        "stride": stuck.stride,
+    }
 
 
 def _figures(figures: Figures) -> Document:

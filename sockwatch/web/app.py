@@ -6,19 +6,24 @@ Answers come from an immutable snapshot; no request touches the kernel.
 from __future__ import annotations
 
 import asyncio
-import socket
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from sockwatch.export.document import Host
+from sockwatch.export.leaks.query import LEAKS_PATH
 from sockwatch.observe.snapshot import Snapshot
 from sockwatch.web.access import is_local
+from sockwatch.web.api import LISTENERS_PATH, SNAPSHOT_PATH, Api
 from sockwatch.web.content import Content
 from sockwatch.web.page import STYLE_PATH, page, refusal_page
 from sockwatch.web.rendered import Rendered
-from sockwatch.web.responses import ALLOW, CSS, HTML, Response, date, response, text
+from sockwatch.web.responses import ALLOW, CSS, HTML, RETRY, Response, date, response, text
+from sockwatch.web.shared import TooMany
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -32,6 +37,13 @@ CHUNK: Final = 64 * 1024
 _NOT_FOUND: Final = text(HTTPStatus.NOT_FOUND, "Nothing is served here; see / for what is.")
 _NOT_ALLOWED: Final = text(
     HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.", ALLOW
+)
+_NOT_LOCAL: Final = text(
+    HTTPStatus.FORBIDDEN,
+    "This shows details of connections, so it answers only clients on the host itself.",
+)
+_TOO_MANY: Final = text(
+    HTTPStatus.SERVICE_UNAVAILABLE, "Too much is asked for at a time; try again later.", RETRY
 )
 _HEALTHY: Final = text(HTTPStatus.OK, "Healthy.")
 _STYLE: Final = response(
@@ -49,6 +61,7 @@ class App:
         content: where answers come from.
         telemetry_path: where the metrics are; no other route's path.
         host: name of this host as the page shows it.
+        preferred: says which source was asked for.
     """
 
     def __init__(
@@ -57,11 +70,14 @@ class App:
         *,
         telemetry_path: str = "/metrics",
         host: str | None = None,
+        preferred: Callable[[], str] = lambda: "netlink",
     ) -> None:
         self._content = content
         self._telemetry_path = telemetry_path
-        self._host = socket.gethostname() if host is None else host
+        uname = os.uname()
+        self._host = uname.nodename if host is None else host
         self._rendered = Rendered(content)
+        api = Api(content, Host(self._host, uname.release), preferred)
         self._page: tuple[Snapshot | None, int, Response] | None = None
         self._refused = response(HTTPStatus.FORBIDDEN, HTML, refusal_page(telemetry_path).encode())
         self._routes: Mapping[str, Handler] = {
@@ -69,6 +85,9 @@ class App:
             "/-/healthy": self._healthy,
             "/-/ready": self._ready,
             STYLE_PATH: self._style,
+            SNAPSHOT_PATH: partial(_details, api.snapshot),
+            LEAKS_PATH: partial(_details, api.leaks),
+            LISTENERS_PATH: partial(_details, api.listeners),
             telemetry_path: self._metrics,
         }
 
@@ -94,7 +113,12 @@ class App:
         handler = self._routes.get(scope["path"])
         if handler is None:
             return _NOT_FOUND
-        return await handler(scope) if scope["method"] in METHODS else _NOT_ALLOWED
+        if scope["method"] not in METHODS:
+            return _NOT_ALLOWED
+        try:
+            return await handler(scope)
+        except TooMany:
+            return _TOO_MANY
 
     async def _metrics(self, scope: Scope) -> Response:
         return await self._rendered.answer(
@@ -128,6 +152,11 @@ class App:
             made = response(HTTPStatus.OK, HTML, html.encode())
             self._page = (snapshot, int(now), made)
         return self._page[2]
+
+
+async def _details(of: Callable[[str], Awaitable[Response]], scope: Scope) -> Response:
+    """What is told to clients on this host only, by the query of their request."""
+    return await of(scope["query_string"].decode("latin-1")) if is_local(scope) else _NOT_LOCAL
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

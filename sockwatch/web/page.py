@@ -11,8 +11,17 @@ from html import escape
 from typing import Final
 
 from sockwatch import __version__
-from sockwatch.export.terminal import printable
-from sockwatch.observe.snapshot import NamespaceView, PassKind, PassStatus, ServiceKey, Snapshot
+from sockwatch.export.leaks.words import words
+from sockwatch.export.terminal import duration, printable
+from sockwatch.observe.snapshot import (
+    NamespaceView,
+    PassKind,
+    PassStatus,
+    ServiceKey,
+    Snapshot,
+    Stuck,
+    StuckKey,
+)
 from sockwatch.tcp.model import CLOSING, MODEL, OPENING, Step
 from sockwatch.tcp.states import State
 
@@ -109,6 +118,7 @@ def _figures(snapshot: Snapshot | None) -> Iterator[str]:
     counts = _counts(view)
     yield f"<section>\n<h2>Handshake</h2>\n{_ladder('Opening, three steps', OPENING, counts)}"
     yield f"{_ladder('Closing, four steps', CLOSING, counts)}\n{_others(counts)}\n</section>"
+    yield f"<section>\n<h2>Stuck connections</h2>\n{_stuck(view)}\n</section>"
     yield f"<section>\n<h2>Who holds CLOSE_WAIT</h2>\n{_leaks(view)}\n</section>"
 
 
@@ -152,6 +162,33 @@ def _count(state: State, counts: dict[State, int]) -> str:
     return f'<td class="number">{count}</td>'
 
 
+def _stuck(view: NamespaceView) -> str:
+    stuck = view.stuck
+    if stuck is None:
+        return "<p>Ages are not known from this source.</p>"
+    groups = {key: number for key, number in stuck.connections.items() if number}
+    if not groups:
+        return "<p>No connection has been in its state for longer than its age limit.</p>"
+    most = sorted(groups, key=lambda key: (-groups[key], key))[:MOST_SERVICES]
+    caption = "Longer in their state than its age limit"
+    if len(groups) > len(most):
+        caption += f"; the first {len(most)} of {len(groups)} groups"
+    rows = (_group(key, groups[key], stuck) for key in most)
+    head = ("Port", "Direction", "Unit", "State", "Why", "Connections", "Oldest of the state")
+    command = "<p><code>sockwatch leaks</code> shows them one by one.</p>"
+    return f"{_table(caption, head, rows)}\n{command}"
+
+
+def _group(key: StuckKey, number: int, stuck: Stuck) -> str:
+    age = stuck.oldest.get((key.service, key.state))
+    why = words(key.cause, key.state).short
+    return (
+        f"{_named(key.service)}<td>{key.state.name}</td><td>{_text(why)}</td>"
+        f'<td class="number">{number:,}</td>'
+        f'<td class="number">{"unknown" if age is None else duration(age)}</td>'
+    )
+
+
 def _leaks(view: NamespaceView) -> str:
     held = {
         key: count
@@ -169,9 +206,13 @@ def _leaks(view: NamespaceView) -> str:
 
 
 def _service(key: ServiceKey, count: int) -> str:
+    return f'{_named(key)}<td class="number">{count:,}</td>'
+
+
+def _named(key: ServiceKey) -> str:
     return (
         f'<th scope="row">{_text(key.port)}</th><td>{_text(key.direction)}</td>'
-        f'<td>{_text(key.unit or "unknown")}</td><td class="number">{count:,}</td>'
+        f"<td>{_text(key.unit or 'unknown')}</td>"
     )
 
 

@@ -14,9 +14,11 @@ Header = tuple[bytes, bytes]
 TEXT: Final = "text/plain; charset=utf-8"
 HTML: Final = "text/html; charset=utf-8"
 CSS: Final = "text/css; charset=utf-8"
+JSON: Final = "application/json"
 
 ALLOW: Final[Header] = (b"allow", b"GET, HEAD")
 CLOSE: Final[Header] = (b"connection", b"close")
+RETRY: Final[Header] = (b"retry-after", b"1")
 NOT_KEPT: Final[Header] = (b"cache-control", b"no-store")
 
 # Only what a page of ours needs: no script, no inline style, no other origin.

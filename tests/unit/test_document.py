@@ -124,8 +124,12 @@ def test_a_leaking_host() -> None:
                 "sockets": 2,
                 "queue": 129,
                 "limit": 128,
+                "peak": 0,
+                "half_open": 0,
+                "drops": 0,
             }
         ],
+        "stuck": None,
         "figures": None,
     }
 

@@ -1,0 +1,1 @@
+"""Stuck connections for people and for programs."""
