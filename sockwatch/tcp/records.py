@@ -76,6 +76,7 @@ class Counts:
     """Sockets counted by key while a dump is read; bounded by keys, not by sockets."""
 
     sockets: Counter[tuple[Family, State]] = field(default_factory=Counter)
+    """TCP sockets."""
     services: Counter[ServicePort] = field(default_factory=Counter)
     destinations: Counter[tuple[Destination, State]] = field(default_factory=Counter)
     """Ephemeral ports in use toward each destination, by state."""
@@ -83,6 +84,9 @@ class Counts:
     """SYN_RECV by the local end."""
     unowned: Counter[Unowned] | None = field(default_factory=Counter)
     """`None` when the source cannot tell owned sockets from unowned ones."""
+    multipath: Counter[tuple[Family, State]] | None = None
+    """MPTCP connections; `None` where the kernel has no MPTCP or does not tell. They count as
+    connections in place of their subflows, which count as sockets only."""
 
 
 @dataclass(frozen=True, slots=True)
