@@ -140,10 +140,10 @@ class Table:
 
     def _long_words(self, at: int) -> list[int]:
         """64-bit columns, of which only every other is aligned."""
-        low, high = self._words(at), self._words(at + 1)
-        if any(high):
-            return [upper << 32 | lower for lower, upper in zip(low, high, strict=True)]
-        return low
+        low, high = self._words(at), self.messages.cast("I")[at + 1 :: self.length // _WORD]
+        if high[0] == 0 and _constant(high):
+            return low
+        return [upper << 32 | lower for lower, upper in zip(low, high.tolist(), strict=True)]
 
 
 _INET: Final = bytes([Family.INET])

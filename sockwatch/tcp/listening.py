@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from operator import getitem
 from socket import htons
 from typing import Final
@@ -14,6 +15,22 @@ from sockwatch.tcp.states import Direction, Family
 PORTS: Final = 1 << 16
 EVERY_PORT: Final = b"\1" * PORTS
 """Flags that are set for all ports."""
+
+OUTBOUND_EPHEMERAL: Final = 0
+"""The role of a local port that nobody listens on and that connect() takes by itself."""
+INBOUND: Final = 1
+"""The role of a local port that is listened on."""
+OUTBOUND_FIXED: Final = 2
+"""The role of a local port that nobody listens on and that was chosen by an application."""
+ONLY: Final = tuple(
+    bytes(role == chosen for role in range(256))
+    for chosen in (OUTBOUND_EPHEMERAL, INBOUND, OUTBOUND_FIXED)
+)
+"""For each role a table for bytes.translate: 1 for it, 0 for the others."""
+
+NO_PORTS: Final = bytes([OUTBOUND_FIXED, *range(1, 256)])
+"""A table for bytes.translate: roles of connections that take no ephemeral port."""
+
 _ANY6: Final = bytes(16)
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -25,30 +42,45 @@ class Listening:
     address (RFC 3493 section 5.3).
     """
 
-    __slots__ = ("ephemeral", "raw")
+    __slots__ = ("roles",)
 
     def __init__(self, listeners: Iterable[Row], ephemeral: bytes = EVERY_PORT) -> None:
-        flags = {family.value: bytearray(PORTS) for family in Family}
+        """Tell what local ports mean.
+
+        Args:
+            listeners: the listening sockets.
+            ephemeral: flags of the ports that connect() takes by itself, indexed as `roles`.
+        """
+        unused = _roles_of_unused(ephemeral)
+        self.roles: Mapping[int, bytearray] = {family.value: bytearray(unused) for family in Family}
+        """By family number: the role of each of 65,536 ports, indexed by a port as the record's
+        two bytes read natively, so that ports in bulk are looked up without converting them."""
         for row in listeners:
             for family in _families_served(row):
-                flags[family][htons(row.source_port)] = 1
-        self.raw: Mapping[int, bytearray] = flags
-        """By family number: 65,536 flags, indexed by a port as the record's two bytes read
-        natively, so that a bulk decoder looks ports up without converting them."""
-        self.ephemeral = ephemeral
-        """Flags of the ports that connect() takes by itself, indexed likewise."""
+                self.roles[family][htons(row.source_port)] = INBOUND
 
     def direction(self, family: Family, port: int) -> Direction:
         """The direction of a connection of `family` whose local port is `port`."""
-        return Direction.INBOUND if self.raw[family][htons(port)] else Direction.OUTBOUND
+        listened = self.roles[family][htons(port)] == INBOUND
+        return Direction.INBOUND if listened else Direction.OUTBOUND
 
-    def inbound(self, batch: Batch) -> Sequence[int]:
-        """1 for each inbound connection of a batch, 0 for each outbound one."""
+    def roles_in(self, batch: Batch) -> bytes:
+        """The role of each local port of a batch."""
         families, ports = batch.families(), batch.local_ports()
         first = families[:1]
         if families.count(first) == len(families):
-            return [*map(self.raw[first[0]].__getitem__, ports)]
-        return [*map(getitem, map(self.raw.__getitem__, families), ports)]
+            return bytes(map(self.roles[first[0]].__getitem__, ports))
+        return bytes(map(getitem, map(self.roles.__getitem__, families), ports))
+
+    def inbound(self, batch: Batch) -> bytes:
+        """1 for each inbound connection of a batch, 0 for each outbound one."""
+        return self.roles_in(batch).translate(ONLY[INBOUND])
+
+
+@lru_cache(maxsize=4)
+def _roles_of_unused(ephemeral: bytes) -> bytes:
+    """The roles of ports that nobody listens on."""
+    return ephemeral.translate(bytes([OUTBOUND_FIXED, *[OUTBOUND_EPHEMERAL] * 255]))
 
 
 def _families_served(listener: Row) -> tuple[Family, ...]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import compress
-from operator import not_
 from socket import ntohs
 from struct import Struct
 from typing import Final, TypeVar
 
 from sockwatch.tcp.batch import Batch
-from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.listening import (
+    INBOUND,
+    NO_PORTS,
+    ONLY,
+    OUTBOUND_EPHEMERAL,
+    OUTBOUND_FIXED,
+    Listening,
+)
 from sockwatch.tcp.records import Counts, Destination, Endpoint, ServicePort
 from sockwatch.tcp.states import Direction, Family, State, Unowned
 
@@ -24,6 +30,8 @@ goes to a destination of its own."""
 DESTINATIONS_LIMIT: Final = 16_384
 """Destinations followed at most (see `thin`)."""
 
+_INET_WORDS: Final = 2
+"""Address words of an IPv4 connection: one for each end."""
 _WORD: Final = Struct("=I")
 _ADDRESS: Final = Struct("=IIII")
 _MAPPED: Final = bytes(10) + b"\xff\xff"
@@ -42,6 +50,7 @@ _WITHOUT_FILE: Final = {
 
 
 Key = TypeVar("Key")
+_ByState = dict[State, Counter[Key]]
 
 
 class Tally:
@@ -50,61 +59,102 @@ class Tally:
     Args:
         listening: tells directions.
         unowned: whether the records tell which sockets no process holds.
+        multipath: whether MPTCP sockets are told of, too.
     """
 
-    def __init__(self, listening: Listening, *, unowned: bool = True) -> None:
+    def __init__(
+        self, listening: Listening, *, unowned: bool = True, multipath: bool = False
+    ) -> None:
         self._listening = listening
-        self._counts = Counts(unowned=Counter() if unowned else None)
-        self._inbound: dict[State, Counter[tuple[int, int]]] = {}
-        self._outbound: dict[State, Counter[tuple[int, ...]]] = {}
+        self._counts = Counts(
+            unowned=Counter() if unowned else None, multipath=Counter() if multipath else None
+        )
+        self._inbound: _ByState[tuple[int, int]] = {}
+        self._fixed: _ByState[tuple[int, int]] = {}
+        self._outbound: _ByState[tuple[int, ...]] = {}
 
     def add(self, batch: Batch, state: State) -> None:
         """Count a batch as being in `state`."""
-        families = batch.families()
-        for family in Family:
-            _count(self._counts.sockets, (family, state), families.count(family))
-        if self._counts.unowned is not None:
-            _count_unowned(batch, state, self._counts.unowned)
-        inbound, cgroups = self._listening.inbound(batch), batch.cgroups()
-        local_ports = batch.local_ports()
-        sides = zip(cgroups, local_ports, strict=True)
-        self._inbound.setdefault(state, Counter()).update(compress(sides, inbound))
-        ephemeral = map(self._listening.ephemeral.__getitem__, local_ports)
-        columns = (cgroups, batch.remote_ports(), families, ephemeral, *batch.address_words())
-        outbound = self._outbound.setdefault(state, Counter())
-        outbound.update(compress(zip(*columns, strict=True), map(not_, inbound)))
+        _count_families(batch, state, self._counts.sockets)
+        self._add_connections(batch, state, self._listening.roles_in(batch))
         if state is State.SYN_RECV:
             self._counts.half_open.update(_local_ends(batch))
-        if len(outbound) > PENDING_LIMIT:
-            self._fold_outbound(state, outbound)
+
+    def add_subflows(self, batch: Batch, state: State) -> None:
+        """Count sockets that are each a path of an MPTCP connection, and no connection."""
+        _count_families(batch, state, self._counts.sockets)
+        keys = zip(batch.remote_ports(), *_address_columns(batch), strict=True)
+        outbound = self._listening.roles_in(batch).translate(ONLY[OUTBOUND_EPHEMERAL])
+        destinations = self._counts.destinations
+        for (raw_port, *words), number in Counter(compress(keys, outbound)).items():
+            destinations[Destination(*_addresses(words), ntohs(raw_port)), state] += number
+        thin(destinations, DESTINATIONS_LIMIT)
+
+    def add_multipath(self, batch: Batch, state: State) -> None:
+        """Count MPTCP connections; it is their subflows that take ports."""
+        if self._counts.multipath is not None:
+            _count_families(batch, state, self._counts.multipath)
+        self._add_connections(batch, state, self._listening.roles_in(batch).translate(NO_PORTS))
+
+    def _add_connections(self, batch: Batch, state: State, roles: bytes) -> None:
+        if self._counts.unowned is not None:
+            _count_unowned(batch, state, self._counts.unowned)
+        cgroups = batch.cgroups()
+        if INBOUND in roles:
+            sides = zip(cgroups, batch.local_ports(), strict=True)
+            _add(self._inbound, state, sides, roles.translate(ONLY[INBOUND]))
+        if OUTBOUND_FIXED in roles:
+            sides = zip(cgroups, batch.remote_ports(), strict=True)
+            _add(self._fixed, state, sides, roles.translate(ONLY[OUTBOUND_FIXED]))
+        if OUTBOUND_EPHEMERAL in roles:
+            columns = (cgroups, batch.remote_ports(), *_address_columns(batch))
+            mask = roles.translate(ONLY[OUTBOUND_EPHEMERAL])
+            outbound = _add(self._outbound, state, zip(*columns, strict=True), mask)
+            if len(outbound) > PENDING_LIMIT:
+                self._fold_outbound(state, outbound)
 
     def finish(self) -> Counts:
         """All that was counted."""
-        services = self._counts.services
-        for state, inbound in self._inbound.items():
-            for (cgroup, port), number in inbound.items():
-                services[ServicePort(Direction.INBOUND, ntohs(port), cgroup, state)] += number
+        self._fold_ports(Direction.INBOUND, self._inbound)
+        self._fold_ports(Direction.OUTBOUND, self._fixed)
         for state, outbound in self._outbound.items():
             self._fold_outbound(state, outbound)
         return self._counts
 
+    def _fold_ports(self, direction: Direction, counted: _ByState[tuple[int, int]]) -> None:
+        services = self._counts.services
+        for state, keys in counted.items():
+            for (cgroup, raw_port), number in keys.items():
+                services[ServicePort(direction, ntohs(raw_port), cgroup, state)] += number
+
     def _fold_outbound(self, state: State, outbound: Counter[tuple[int, ...]]) -> None:
         services, destinations = self._counts.services, self._counts.destinations
-        for (cgroup, raw_port, family, ephemeral, *words), number in outbound.items():
+        for (cgroup, raw_port, *words), number in outbound.items():
             port = ntohs(raw_port)
             services[ServicePort(Direction.OUTBOUND, port, cgroup, state)] += number
-            if ephemeral:
-                target = Destination(*_addresses(family, words), port)
-                destinations[target, state] += number
+            destinations[Destination(*_addresses(words), port), state] += number
         outbound.clear()
         thin(destinations, DESTINATIONS_LIMIT)
 
 
+def _add(counted: _ByState[Key], state: State, keys: Iterable[Key], mask: bytes) -> Counter[Key]:
+    """Count the keys for which the mask is 1; the counter of the state."""
+    counter = counted.setdefault(state, Counter())
+    counter.update(compress(keys, mask))
+    return counter
+
+
 def _local_ends(batch: Batch) -> Iterator[Endpoint]:
     """One by one: half-open connections are few, or a flood that the kernel bounds."""
-    columns = zip(*batch.address_words(), strict=True)
-    for family, port, words in zip(batch.families(), batch.local_ports(), columns, strict=True):
-        yield Endpoint(_addresses(family, words)[0], ntohs(port))
+    columns = zip(*_address_columns(batch), strict=True)
+    for port, words in zip(batch.local_ports(), columns, strict=True):
+        yield Endpoint(_addresses(words)[0], ntohs(port))
+
+
+def _count_families(batch: Batch, state: State, into: Counter[tuple[Family, State]]) -> None:
+    families = batch.families()
+    for family in Family:
+        _count(into, (family, state), families.count(family))
 
 
 def _count_unowned(batch: Batch, state: State, unowned: Counter[Unowned]) -> None:
@@ -121,12 +171,20 @@ def _count(counter: Counter[Key], key: Key, number: int) -> None:
         counter[key] += number
 
 
-def _addresses(family: int, words: Sequence[int]) -> tuple[bytes, bytes]:
-    """Source and destination from their words: two if the whole batch was IPv4, else eight."""
-    half = len(words) // 2
+def _address_columns(batch: Batch) -> Sequence[Sequence[int]]:
+    """Two words if all of a batch is IPv4; else the family and eight words."""
+    columns = batch.address_words()
+    return columns if len(columns) == _INET_WORDS else [batch.families(), *columns]
+
+
+def _addresses(words: Sequence[int]) -> tuple[bytes, bytes]:
+    """Source and destination from a row of `_address_columns`."""
+    if len(words) == _INET_WORDS:
+        return _WORD.pack(words[0]), _WORD.pack(words[1])
+    family, source, destination = words[0], words[1:5], words[5:]
     if family == Family.INET:
-        return _WORD.pack(words[0]), _WORD.pack(words[half])
-    return plain_address(_ADDRESS.pack(*words[:half])), plain_address(_ADDRESS.pack(*words[half:]))
+        return _WORD.pack(source[0]), _WORD.pack(destination[0])
+    return plain_address(_ADDRESS.pack(*source)), plain_address(_ADDRESS.pack(*destination))
 
 
 def plain_address(address: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from socket import htons
 from typing import Final
 
-from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.listening import OUTBOUND_FIXED, Listening
 from sockwatch.tcp.records import Counts, Destination, Endpoint, Row, ServicePort
 from sockwatch.tcp.states import Direction, State, Unowned
 
@@ -51,7 +51,7 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
         service = service_of(row, listening)
         counts.sockets[row.family, row.state] += 1
         counts.services[service] += 1
-        if service.direction is Direction.OUTBOUND and listening.ephemeral[htons(row.source_port)]:
+        if service.direction is Direction.OUTBOUND and listening.roles[row.family][htons(row.source_port)] != OUTBOUND_FIXED:
             counts.destinations[_destination(row), row.state] += 1
         if row.state is State.SYN_RECV:
             counts.half_open[Endpoint(_plain(row.source), row.source_port)] += 1

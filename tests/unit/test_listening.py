@@ -67,14 +67,14 @@ def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def test_ports_are_looked_up_as_they_stand_in_a_record(port: int, order: str) -> None:
     found = Listening([listener(port), listener(7, "::1")])
     at = htons(port) if order != "network" else port
-    flags = found.raw[Family.INET]
+    flags = found.roles[Family.INET]
     assert len(flags) == 1 << 16
     assert [index for index, flag in enumerate(flags) if flag] == [at]
-    assert found.raw[Family.INET6].count(1) == 1
+    assert found.roles[Family.INET6].count(1) == 1
 
 
 def test_the_lookup_for_records_agrees_with_the_one_for_rows() -> None:
     rows: list[Row] = [listener(port * 31 % 65536) for port in range(500)]
     found = Listening(rows)
     for port in range(1 << 16):
-        assert found.raw[Family.INET][htons(port)] == inward(found, Family.INET, port)
+        assert found.roles[Family.INET][htons(port)] == inward(found, Family.INET, port)
