@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import threading
@@ -24,6 +25,7 @@ from sockwatch.export.formats import Format
 from sockwatch.export.own import HttpCounts, Reloads, own_families
 from sockwatch.observe.snapshot import PassKind, Snapshot, SourceStatus
 from sockwatch.poll import Poller
+from sockwatch.poll.state_file import AgeFile
 from sockwatch.service import Notifier, setup_logging
 from sockwatch.web.app import App
 from sockwatch.web.guard import Limits
@@ -95,10 +97,14 @@ class Daemon:
         self._reload = reload
         self._notifier = Notifier()
         self._reloads = Reloads(successful=True, success_time=time.time())
-        self._poller = Poller(config)
+        self._poller = Poller(config, ages=AgeFile.of_service(os.environ))
         self._board = Board(self._poller.snapshot(), Exposition(self._own_families))
         self._server = Server(
-            App(self._board, telemetry_path=config.web.telemetry_path),
+            App(
+                self._board,
+                telemetry_path=config.web.telemetry_path,
+                preferred=lambda: self._config.source.prefer,
+            ),
             limits=Limits(connections=config.web.max_connections),
         )
 

@@ -20,6 +20,8 @@ from sockwatch.observe.stuck import Ages, StuckTally
 from sockwatch.observe.stuck_view import stuck_view
 from sockwatch.observe.view import view
 from sockwatch.poll.figures import FigureReader
+from sockwatch.poll.owners import OwnerWatch
+from sockwatch.poll.state_file import Remembered
 from sockwatch.tcp.records import Counts, Reading
 from sockwatch.tcp.states import State
 from sockwatch.tcp.timers import TimerLaws
@@ -31,17 +33,23 @@ _GAP_INTERVALS: Final = 3
 class Host:
     """sockwatch's own network namespace across passes."""
 
-    def __init__(self) -> None:
+    def __init__(self, remembered: Remembered | None = None) -> None:
+        """Begin, with what is known of the time before if anything."""
         self._units = UnitResolver()
         self._listeners = ListenerMemory()
         self._queues = QueueMemory()
         self._peaks = Peaks()
         self._figures = FigureReader()
+        self._owners = OwnerWatch()
         self._laws = timer_laws()
-        self._generation = Generation()
-        self._followed: float | None = None
+        self._remembered = remembered
         self._bulk: Counts | None = None
         self._shown: frozenset[ServiceKey] = frozenset()
+
+    @property
+    def remembered(self) -> Remembered | None:
+        """What is known of the ages of connections; `None` if no pass could know them."""
+        return self._remembered
 
     def follower(self, now: float, interval: float, config: Config) -> StuckTally:
         """What follows the sockets of a pass at monotonic time `now`.
@@ -51,10 +59,10 @@ class Host:
             interval: seconds between passes; what came up in a much longer gap may be older.
             config: limits of ages and of their number.
         """
-        gap = now - self._followed if self._followed is not None else inf
-        age_pass = AgePass(
-            self._generation, now, config.tracking.limit, resumed=gap > _GAP_INTERVALS * interval
-        )
+        self._owners.switch(on=config.owners.processes)
+        generation, taken = self._remembered or (Generation(), -inf)
+        resumed = now - taken > _GAP_INTERVALS * interval
+        age_pass = AgePass(generation, now, config.tracking.limit, resumed)
         return StuckTally(age_pass, age_limits(config.ages), self._laws)
 
     def take(
@@ -76,9 +84,11 @@ class Host:
             group=self._listeners,
         )
         self._shown = frozenset(result.services)
+        stuck = None
         if ages is not None:
-            self._generation, self._followed = ages.generation, now
-        stuck = None if ages is None else stuck_view(ages, result, unit_of)
+            self._remembered = Remembered(ages.generation, now)
+            listening = (row.inode for row in reading.listeners if row.inode)
+            stuck = self._owners.named(stuck_view(ages, result, unit_of), now, listening)
         figures = self._figures.take(now)
         ports = destinations(reading.watched, self._bulk, figures.ephemeral_ports)
         if ports is not None and stuck is not None:

@@ -17,6 +17,7 @@ from sockwatch.poll.host import Host
 from sockwatch.poll.records import PassRecord
 from sockwatch.poll.schedule import Schedule
 from sockwatch.poll.sources import Makers, NoSource, SourceChoice, makers
+from sockwatch.poll.state_file import AgeFile, Remembered
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Poller:
         *,
         candidates: Makers | None = None,
         clocks: Clocks | None = None,
+        ages: AgeFile | None = None,
     ) -> None:
         """Choose a source.
 
@@ -58,6 +60,7 @@ class Poller:
             config: intervals, budget, limits.
             candidates: sources to choose from, by default those that `config` prefers.
             clocks: by default the system's.
+            ages: where ages are kept beyond the life of this process, if they are.
 
         Raises:
             NoSource: nothing can be read here.
@@ -70,8 +73,14 @@ class Poller:
         self._failures_in_a_row = 0
         self._schedule = Schedule(_intervals(config), config.cpu.budget)
         self._records = {kind: PassRecord() for kind in PassKind}
-        self._host = Host()
+        self._ages = ages
+        self._host = Host(self._recalled())
         self._view: NamespaceView | None = None
+
+    def _recalled(self) -> Remembered | None:
+        if self._ages is None:
+            return None
+        return self._ages.load(self._clocks.monotonic(), self._config.tracking.limit)
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration from the next pass on."""
@@ -102,8 +111,10 @@ class Poller:
                 alive()
 
     def close(self) -> None:
-        """Let go of the source; another pass opens it again."""
+        """Let go of the source, and save ages; another pass opens it again."""
         self._sources.current.close()
+        if self._ages is not None and self._host.remembered is not None:
+            self._ages.save(self._host.remembered)
 
     def step(self, kind: PassKind) -> bool:
         """Run one pass now; True if it succeeded."""
@@ -137,6 +148,8 @@ class Poller:
             reading = read(follower)
             limit = self._config.labels.series_limit
             self._view = self._host.take(reading, began, limit, follower.finish())
+            if self._ages is not None and self._host.remembered is not None:
+                self._ages.keep(self._host.remembered)
         except PassFailure as failure:
             self._failed(kind, failure, self._clocks.cpu() - cpu)
             return False
