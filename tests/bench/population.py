@@ -42,8 +42,8 @@ class Mixture:
     """What the sockets are."""
 
     name: str
-    listeners: int = 8
-    """Listening ports per process; connections go to them in turn."""
+    listeners: int = 64
+    """Listening ports altogether; connections go to them in turn."""
     time_wait: int = 0
     """Of each hundred connections, how many are closed by both sides."""
     close_wait: int = 0
@@ -56,8 +56,8 @@ class Mixture:
 
 ESTABLISHED: Final = Mixture("established")
 MIXED: Final = Mixture("mixture", time_wait=20, close_wait=2, syn_recv=50, ipv6=True)
-MANY_PORTS: Final = Mixture("10,000 remote ports", listeners=1_667)
-MANY_LISTENERS: Final = Mixture("5,000 listeners", listeners=834)
+MANY_PORTS: Final = Mixture("10,000 remote ports", listeners=10_000)
+MANY_LISTENERS: Final = Mixture("5,000 listeners", listeners=5_000)
 TIME_WAIT: Final = Mixture("time_wait", time_wait=100)
 CLOSE_WAIT: Final = Mixture("close_wait", close_wait=100)
 
@@ -65,10 +65,13 @@ CLOSE_WAIT: Final = Mixture("close_wait", close_wait=100)
 def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
     """Make `sockets` of a mixture; they live until the namespace is left."""
     remaining = sockets // 2
+    processes = -(-remaining // PAIRS)
+    listeners = -(-mixture.listeners // processes)
     waiting: list[Connection] = []
-    for number in range(-(-remaining // PAIRS)):
+    for number in range(processes):
         receiver, sender = Pipe(duplex=False)
-        namespace.fork(_hold, mixture, number, min(PAIRS, remaining), sender)
+        ports = range(_FIRST_PORT + number * listeners, _FIRST_PORT + (number + 1) * listeners)
+        namespace.fork(_hold, mixture, ports, min(PAIRS, remaining), sender)
         sender.close()
         waiting.append(receiver)
         remaining -= PAIRS
@@ -78,24 +81,23 @@ def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
         receiver.recv()
 
 
-def _hold(mixture: Mixture, number: int, pairs: int, ready: Connection) -> None:
+def _hold(mixture: Mixture, ports: range, pairs: int, ready: Connection) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS))
     with ExitStack() as held:
-        listeners = [held.enter_context(each) for each in _listeners(mixture, number)]
+        listeners = [held.enter_context(each) for each in _listeners(mixture, ports)]
         for index, listener in enumerate(islice(cycle(listeners), pairs)):
             _connect(mixture, index % 100, listener, held)
-        _knock(mixture.syn_recv, number, held)
+        _knock(mixture.syn_recv, ports.start, held)
         ready.send(None)
         signal.pause()
 
 
-def _listeners(mixture: Mixture, number: int) -> Iterator[socket.socket]:
+def _listeners(mixture: Mixture, ports: range) -> Iterator[socket.socket]:
     """The process's listeners, on ports that no other process has."""
-    first = _FIRST_PORT + number * mixture.listeners
-    for offset in range(mixture.listeners):
-        ipv6 = mixture.ipv6 and offset % 2
+    for port in ports:
+        ipv6 = mixture.ipv6 and port % 2
         family, host = (socket.AF_INET6, "::1") if ipv6 else (socket.AF_INET, "127.0.0.1")
-        yield socket.create_server((host, first + offset), family=family, backlog=_BACKLOG)
+        yield socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
 def _connect(mixture: Mixture, percent: int, listener: socket.socket, held: ExitStack) -> None:
@@ -112,11 +114,11 @@ def _connect(mixture: Mixture, percent: int, listener: socket.socket, held: Exit
         held.enter_context(server)
 
 
-def _knock(times: int, number: int, held: ExitStack) -> None:
-    """Leave half-open connections at the silent port."""
+def _knock(times: int, mark: int, held: ExitStack) -> None:
+    """Leave half-open connections at the silent port of an address that `mark` alone has."""
     if not times:
         return
-    address = (f"127.0.0.{number + 2}", SILENT_PORT)
+    address = (f"127.1.{mark >> 8}.{mark & 255}", SILENT_PORT)
     held.enter_context(socket.create_server(address, backlog=2 * times))
     for _ in range(times):
         client = held.enter_context(socket.socket())
