@@ -140,8 +140,12 @@ class Machine:
         return done.stdout
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
-        """Run systemctl."""
-        return self.run("systemctl", "--no-pager", *arguments, check=check).strip()
+        """Run systemctl; a failure comes with the newest lines of the journal."""
+        try:
+            return self.run("systemctl", "--no-pager", *arguments, check=check).strip()
+        except MachineError as error:
+            error.add_note(self.run("journalctl", "--no-pager", "--output=cat", "--lines=15"))
+            raise
 
     def show(self, unit: str, setting: str) -> str:
         """Return a property of a unit as systemd has it in effect."""
