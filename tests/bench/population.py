@@ -65,16 +65,17 @@ CLOSE_WAIT: Final = Mixture("close_wait", close_wait=100)
 def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
     """Make `sockets` of a mixture; they live until the namespace is left."""
     remaining = sockets // 2
-    processes = -(-remaining // PAIRS)
-    listeners = -(-mixture.listeners // processes)
+    descriptors = 2 * remaining + mixture.listeners
+    processes = -(-descriptors // (2 * PAIRS))
+    pairs, listeners = -(-remaining // processes), -(-mixture.listeners // processes)
     waiting: list[Connection] = []
     for number in range(processes):
         receiver, sender = Pipe(duplex=False)
         ports = range(_FIRST_PORT + number * listeners, _FIRST_PORT + (number + 1) * listeners)
-        namespace.fork(_hold, mixture, ports, min(PAIRS, remaining), sender)
+        namespace.fork(_hold, mixture, ports, min(pairs, remaining), sender)
         sender.close()
         waiting.append(receiver)
-        remaining -= PAIRS
+        remaining -= pairs
     for receiver in waiting:
         if not receiver.poll(_READY_WITHIN):
             raise TimeoutError("a process did not finish making its sockets")
