@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any, Final
 
 from sockwatch.export.document import Host
@@ -15,6 +14,8 @@ from sockwatch.tcp.owners import Process
 from sockwatch.tcp.states import Direction, State
 
 _STATES: Final = {state.label: state for state in State}
+_LATEST: Final = 200e9
+"""Seconds; a Unix time from which on `datetime` would give up soon."""
 
 
 class NotAnAnswer(ValueError):
@@ -29,7 +30,7 @@ def read_answer(document: object) -> Answer:
     """
     try:
         return _answer(document)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise NotAnAnswer(f"{type(error).__name__}: {error}") from error
 
 
@@ -41,7 +42,7 @@ def _answer(document: Any) -> Answer:  # noqa: ANN401  whatever JSON can be; lik
         wanted=_filter(document["filter"]),
         leaks=None if document["connections"] is None else _leaks(document),
         hidden=_count_or_none(document["hidden"]),
-        missing=tuple(map(_text, document["missing"])),
+        missing=tuple(map(_text, _list(document["missing"]))),
         look=None if look is None else Look(_number(look["seconds"]), _text(look["why"])),
         version=_text(document["version"]),
     )
@@ -49,8 +50,8 @@ def _answer(document: Any) -> Answer:  # noqa: ANN401  whatever JSON can be; lik
 
 def _leaks(document: Any) -> Leaks:  # noqa: ANN401
     return Leaks(
-        groups=tuple(map(_group, document["groups"])),
-        sockets=tuple(map(_leak, document["sockets"])),
+        groups=tuple(map(_group, _list(document["groups"]))),
+        sockets=tuple(map(_leak, _list(document["sockets"]))),
         stride=_count(document["stride"]),
     )
 
@@ -78,7 +79,7 @@ def _group(document: Any) -> Group:  # noqa: ANN401
         oldest=_number(document["oldest_seconds"]),
         at_least=bool(document["at_least"]),
         shares=tuple(
-            Share(_process(one), _count(one["connections"])) for one in document["processes"]
+            Share(_process(one), _count(one["connections"])) for one in _list(document["processes"])
         ),
     )
 
@@ -99,7 +100,7 @@ def _leak(document: Any) -> Leak:  # noqa: ANN401
         unit=_text(document["unit"]),
         uid=_count_or_none(uid),
         inode=_count(document["inode"]),
-        processes=tuple(map(_process, document["processes"])),
+        processes=tuple(map(_process, _list(document["processes"]))),
         holders=_count_or_none(document["holders"]),
     )
 
@@ -108,6 +109,12 @@ def _process(document: Mapping[str, Any]) -> Process:
     return Process(
         _count(document["pid"]), _text(document["name"]), _number(document["started_seconds"])
     )
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r} is no list")
+    return value
 
 
 def _text(value: object) -> str:
@@ -127,6 +134,6 @@ def _count_or_none(value: object) -> int | None:
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, int | float) or not isfinite(value) or value < 0:
+    if not isinstance(value, int | float) or not 0 <= value <= _LATEST:
         raise TypeError(f"{value!r} is no number of seconds")
     return float(value)

@@ -64,7 +64,8 @@ def _findings(answer: Answer, page: Page) -> Iterator[str]:
     else:
         yield _verdicts(answer.leaks, page, sure=answer.look is None)
         yield group_section(answer.leaks, page)
-        yield socket_section(answer.leaks, page)
+        if answer.leaks.sockets:
+            yield socket_section(answer.leaks, page)
 
 
 def _verdicts(leaks: Leaks, page: Page, *, sure: bool) -> str:
