@@ -146,6 +146,15 @@ def test_what_two_passes_have_not_seen_is_forgotten() -> None:
     assert passed.generation == Generation()
 
 
+def test_only_who_is_missed_is_remembered_as_missed() -> None:
+    """Memory for two generations of everybody would be twice as much."""
+    first = watch(Generation(), 0, {CLOSE_WAIT: range(1, 101)}, limit=100)
+    fewer = watch(first.generation, 1, {CLOSE_WAIT: range(3, 101)}, limit=100)
+    assert fewer.generation.missed == {CLOSE_WAIT: {1: 0, 2: 0}}
+    crowd = watch(first.generation, 1, {CLOSE_WAIT: range(1, 1001)}, limit=100)
+    assert crowd.generation.missed == {}
+
+
 def test_the_number_followed_is_that_of_the_newest_pass() -> None:
     passed = watch(Generation(), 0, {CLOSE_WAIT: [1, 2], LAST_ACK: [1]})
     assert len(passed.generation) == 3

@@ -439,6 +439,23 @@ def test_the_oldest_of_each_service_counts() -> None:
     }
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_each_of_the_marked_is_told_with_what_is_its_own(reader: str) -> None:
+    """Among others that are not stuck, and are none of them like the next."""
+    described = [
+        socket_in(State.CLOSE_WAIT, cookie, 100 + cookie % 5, receive_queue=cookie % 3)._replace(
+            cgroup=1000 + cookie, source_port=LISTENED if cookie % 2 else cookie
+        )
+        for cookie in range(1, 41)
+    ]
+    old = [row for row in described if row.cookie in (4, 7, 8, 21, 33, 40)]
+    first = watch(READERS[reader](old))
+    ages = watch(READERS[reader](described), 60.0, first.generation)
+    assert [*unpacked(ages.marked)] == [
+        found_as(row, 0.0, service_of(row, LISTENING), cause_of(row)) for row in old
+    ]
+
+
 # Samples
 
 
@@ -494,6 +511,14 @@ def test_a_crowd_that_comes_at_once_is_counted_about_right(number: int) -> None:
     for stuck in again.stuck.values():
         assert abs(stuck - number / 2) < bound
     assert len(again.stuck) == 2
+
+
+def test_what_goes_beyond_the_limit_counts_as_it_was_read() -> None:
+    """Only what comes after it is sampled."""
+    ages = watch(batches_of_rows(crowd(150)), limit=100)
+    assert ages.ages[State.CLOSE_WAIT] == {0.0: 150}
+    assert ages.stride == 2
+    assert abs(len(ages.generation) - 75) < 3 * sqrt(75 / 2)
 
 
 def test_every_connection_is_said_to_be_followed_or_one_of_so_many() -> None:
