@@ -25,6 +25,10 @@ CLONE_NEWNET: Final = 0x40000000
 _TERMINATE_SECONDS: Final = 2.0
 
 
+_DESTROY_WITHIN: Final = 300.0
+"""Seconds; a million sockets take their time."""
+
+
 class Namespace:
     """A network namespace with `lo` up, for a `with` block; see the package for its use."""
 
@@ -152,7 +156,7 @@ class Namespace:
 
     def destroy_sockets(self) -> None:
         """Abort every TCP socket of the namespace, those that no process holds as well."""
-        self.run("ss", "--kill", "--tcp", "--all")
+        self.run("ss", "--kill", "--tcp", "--all", timeout=_DESTROY_WITHIN)
 
     def processes(self) -> list[int]:
         """The ids of the processes inside, whoever started them; never this one's."""
