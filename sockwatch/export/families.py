@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import Metric
 
 from sockwatch import __version__
 from sockwatch.export.figure_families import FIGURE_FAMILIES
-from sockwatch.export.port_families import PORT_FAMILIES
+from sockwatch.export.port_families import PORT_FAMILIES, untold
 from sockwatch.export.stuck_families import STUCK_FAMILIES
 from sockwatch.observe.snapshot import NamespaceView, PassStatus, Snapshot
 from sockwatch.tcp.model import phase_of
@@ -112,9 +112,10 @@ def _folded(snapshot: Snapshot) -> Metric:
     views = snapshot.namespaces
     return _gauge(
         "sockwatch_folded_label_sets",
-        "Services folded into port and unit other because of the series limit.",
+        "Services beyond the series limit, and listeners beyond 1,000, that are added up under "
+        "port and unit other.",
         "",
-        [((), sum(view.folded for view in views))] if views else [],
+        [((), sum(view.folded + untold(view) for view in views))] if views else [],
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Mapping
 from heapq import nlargest
 from typing import Final
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from sockwatch.observe.snapshot import OTHER, Destinations, Listener, Snapshot
+from sockwatch.observe.snapshot import OTHER, Destinations, Listener, NamespaceView, Snapshot
 
 MOST_LISTENERS: Final = 1_000
 """Listeners told apart; those with the least to tell are added up beyond that."""
@@ -20,39 +20,52 @@ _OTHERS: Final = (OTHER, OTHER, OTHER)
 
 
 def _interest(listener: Listener) -> tuple[int, int, int, int]:
+    """Drops first: what has dropped once stays apart, so that no counter changes its labels."""
     return (
-        listener.peak or 0,
         listener.drops or 0,
+        listener.peak or 0,
         listener.half_open or 0,
         -listener.port,
     )
 
 
-def _by_labels(snapshot: Snapshot, value: Value) -> Iterator[tuple[Labels, int]]:
-    """Sums by label set; families that share an address, and what is folded, are added up."""
+def untold(view: NamespaceView) -> int:
+    """How many listeners have no labels of their own."""
+    return max(0, len(view.listeners) - MOST_LISTENERS)
+
+
+def _told_apart(view: NamespaceView) -> Collection[Listener]:
+    if not untold(view):
+        return view.listeners
+    return nlargest(MOST_LISTENERS, view.listeners, key=_interest)
+
+
+def _by_labels(snapshot: Snapshot, value: Value) -> Mapping[Labels, int]:
+    """Sums by label set: families may share an address, and some are folded."""
     sums: dict[Labels, int] = {}
     for view in snapshot.namespaces:
-        told = view.listeners
-        if len(told) > MOST_LISTENERS:
-            told = tuple(nlargest(MOST_LISTENERS, told, key=_interest))
-        apart = set(map(id, told))
+        apart = {*map(id, _told_apart(view))}
         for listener in view.listeners:
             number = value(listener)
             if number is not None:
                 named = (listener.address, str(listener.port), listener.unit)
                 labels = (*(named if id(listener) in apart else _OTHERS), view.netns)
                 sums[labels] = sums.get(labels, 0) + number
-    return iter(sums.items())
+    return sums
 
 
 def _listener_gauge(name: str, meaning: str, value: Value) -> Callable[[Snapshot], Metric]:
     def family(snapshot: Snapshot) -> Metric:
         metric = GaugeMetricFamily(name, meaning, labels=_LABELS)
-        for labels, number in _by_labels(snapshot, value):
+        for labels, number in _by_labels(snapshot, value).items():
             metric.add_metric(labels, number)
         return metric
 
     return family
+
+
+def _drops(listener: Listener) -> int | None:
+    return listener.drops
 
 
 def listener_drops(snapshot: Snapshot) -> Metric:
@@ -62,7 +75,7 @@ def listener_drops(snapshot: Snapshot) -> Metric:
         "SYNs and final ACKs dropped at a listener (sk_drops), for any reason.",
         labels=_LABELS,
     )
-    for labels, number in _by_labels(snapshot, lambda listener: listener.drops):
+    for labels, number in _by_labels(snapshot, _drops).items():
         metric.add_metric(labels, number)
     return metric
 
@@ -90,17 +103,13 @@ def in_use(snapshot: Snapshot) -> Metric:
     """The full destinations."""
     metric = GaugeMetricFamily(
         "sockwatch_destination_ephemeral_ports_in_use",
-        "Ephemeral ports in use from one source address toward a destination, for destinations "
-        "above a tenth of all ports, at most 20, as of the last census.",
+        "Ephemeral ports in use toward a destination from the source address that uses the most, "
+        "for destinations above a tenth of all ports, at most 20, as of the last census.",
         labels=["destination", "netns"],
     )
     for netns, found in _destinations(snapshot):
-        # Of several source addresses the fullest counts: each has all ports to itself.
-        fullest: dict[str, int] = {}
         for one in found.crowded:
-            fullest[one.destination] = max(one.in_use, fullest.get(one.destination, 0))
-        for destination, number in fullest.items():
-            metric.add_metric((destination, netns), number)
+            metric.add_metric((one.destination, netns), one.in_use)
     return metric
 
 
@@ -113,7 +122,7 @@ def unanswered(snapshot: Snapshot) -> Metric:
         labels=["destination", "netns"],
     )
     for netns, found in _destinations(snapshot):
-        for destination, number in found.unanswered.items():
+        for destination, number in (found.unanswered or {}).items():
             metric.add_metric((destination, netns), number)
     return metric
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sockwatch.kernel.batches import RowBatch, batches
 from sockwatch.kernel.columns import Table
 from sockwatch.kernel.rows import read_rows
@@ -25,16 +27,28 @@ class ListenerReader:
         rows: list[Row] = []
         for batch in batches(dump):
             if isinstance(batch, Table):
-                for message in batch.each():
-                    body = bytes(message[HEADER.size :])
-                    known[body] = self._known.get(body) or _row(message, dump.sequence)
-                    rows.append(known[body])
+                bodies = _bodies(batch)
+                some = self._rows(batch, bodies, dump.sequence)
+                known.update(zip(bodies, some, strict=True))
+                rows += some
             elif isinstance(batch, RowBatch):
                 rows += batch.rows
         self._known = known
         return tuple(rows)
 
+    def _rows(self, table: Table, bodies: Iterable[bytes], sequence: int) -> list[Row]:
+        known = map(self._known.get, bodies)
+        return [row or _row(table, number, sequence) for number, row in enumerate(known)]
 
-def _row(message: memoryview, sequence: int) -> Row:
-    rows, _ = read_rows(message, sequence)
+
+def _bodies(table: Table) -> list[bytes]:
+    """The messages without their headers, which differ from dump to dump."""
+    messages = bytes(table.messages)
+    starts = range(0, len(messages), table.length)
+    return [messages[start + HEADER.size : start + table.length] for start in starts]
+
+
+def _row(table: Table, number: int, sequence: int) -> Row:
+    start = number * table.length
+    rows, _ = read_rows(table.messages[start : start + table.length], sequence)
     return rows[0]

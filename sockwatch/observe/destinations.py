@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from heapq import nlargest
 from socket import inet_ntop, ntohs
 from struct import Struct
@@ -17,7 +17,7 @@ from sockwatch.tcp.tally import plain_address
 MOST_SHOWN: Final = 20
 """Destinations told apart at most."""
 SHOWN_FROM: Final = 0.1
-"""Share of the ephemeral ports in use from which a destination is told apart."""
+"""Share of the ephemeral ports in use beyond which a destination is told apart."""
 UNANSWERED_FROM: Final = 3
 """Unanswered connections from which a destination is told apart."""
 
@@ -26,36 +26,45 @@ _RECORD: Final = Struct("=B 3x 2x H 16x 16s 32x")
 _SIZES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
 
 
-def destinations(watched: Counts, bulk: Counts | None, ports: int | None) -> Destinations | None:
-    """Ephemeral ports in use, `None` before the first census.
+def destinations(watched: Counts, bulk: Counts, ports: int | None) -> Destinations:
+    """Ephemeral ports in use as of a census.
 
     Args:
-        watched: of the newest watch.
-        bulk: of the newest census.
+        watched: what the census read of the states that a watch pass reads too.
+        bulk: what it read of all others.
         ports: how many ephemeral ports there are, `None` if unknown.
     """
-    if bulk is None:
-        return None
-    in_use: Counter[Destination] = Counter()
+    in_use: dict[Destination, int] = {}
     for counted in (watched.destinations, bulk.destinations):
-        for (destination, _), number in counted.items():
-            in_use[destination] += number
+        for (target, _), number in counted.items():
+            in_use[target] = in_use.get(target, 0) + number
     threshold = max(1.0, ports * SHOWN_FROM) if ports is not None else 1.0
-    crowded = [one for one, number in in_use.items() if number > threshold]
-    shown = nlargest(MOST_SHOWN, crowded, key=in_use.__getitem__)
+    crowded = {target: number for target, number in in_use.items() if number > threshold}
+    fullest = _by_fullest_source(crowded).items()
+    shown = nlargest(MOST_SHOWN, ((number, target) for target, number in fullest))
     return Destinations(
         ports=ports,
         in_use_max=max(in_use.values(), default=0),
         crowded=tuple(
             DestinationUse(
-                source=_text(one.source),
-                destination=endpoint(one.destination, one.port),
-                in_use=in_use[one],
-                time_wait=bulk.destinations[one, State.TIME_WAIT],
+                source=_text(target.source),
+                destination=endpoint(target.destination, target.port),
+                in_use=number,
+                time_wait=bulk.destinations[target, State.TIME_WAIT],
             )
-            for one in shown
+            for number, target in shown
         ),
     )
+
+
+def _by_fullest_source(in_use: Mapping[Destination, int]) -> Mapping[Destination, int]:
+    """One for each remote end: each source address has all ports to itself."""
+    fullest: dict[tuple[bytes, int], Destination] = {}
+    for target, number in in_use.items():
+        other = fullest.setdefault((target.destination, target.port), target)
+        if (number, target) > (in_use[other], other):
+            fullest[target.destination, target.port] = target
+    return {target: in_use[target] for target in fullest.values()}
 
 
 def unanswered(stuck: Stuck) -> dict[str, int]:

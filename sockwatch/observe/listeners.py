@@ -21,35 +21,64 @@ _Endpoint = tuple[int, Family, bytes, str]
 
 def listeners(rows: Sequence[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
     """One Listener per address, port and unit, by port; SO_REUSEPORT groups are summed."""
-    return _grouped(rows, _units(rows, unit_of))
+    return ListenerMemory()(rows, unit_of)
 
 
 class ListenerMemory:
-    """`listeners`, but what is the same as at the last call is not made anew."""
+    """`listeners`, but only what has changed since the last call is made anew.
+
+    A dump shows the same sockets in the same order, so mostly some queues have changed and
+    nothing else.
+    """
 
     def __init__(self) -> None:
         self._rows: Sequence[Row] = ()
-        self._units: Sequence[str] = ()
+        self._units: Mapping[int, str] = {}
+        self._groups: Mapping[_Endpoint, list[int]] = {}
+        """Which rows belong to each listener."""
         self._found: tuple[Listener, ...] = ()
 
     def __call__(self, rows: Sequence[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
         """See `listeners`."""
-        units = _units(rows, unit_of)
-        if units != self._units or rows != self._rows:
-            self._rows, self._units, self._found = rows, units, _grouped(rows, units)
+        units = {cgroup: unit_of(cgroup) for cgroup in {row.cgroup or 0 for row in rows}}
+        changed = _changed(self._rows, rows) if units == self._units else None
+        self._rows, self._units = rows, units
+        if changed is None:
+            self._make()
+        elif changed:
+            self._renew(changed)
         return self._found
 
+    def _make(self) -> None:
+        groups: dict[_Endpoint, list[int]] = {}
+        for at, row in enumerate(self._rows):
+            groups.setdefault(self._endpoint(row), []).append(at)
+        self._groups = {endpoint: groups[endpoint] for endpoint in sorted(groups)}
+        self._found = tuple(map(self._listener, self._groups))
 
-def _units(rows: Sequence[Row], unit_of: UnitOf) -> list[str]:
-    return [unit_of(row.cgroup or 0) for row in rows]
+    def _renew(self, changed: Sequence[Row]) -> None:
+        endpoints = {*map(self._endpoint, changed)}
+        pairs = zip(self._groups, self._found, strict=True)
+        self._found = tuple(self._listener(one) if one in endpoints else old for one, old in pairs)
+
+    def _endpoint(self, row: Row) -> _Endpoint:
+        return row.source_port, row.family, row.source, self._units[row.cgroup or 0]
+
+    def _listener(self, endpoint: _Endpoint) -> Listener:
+        return _listener(endpoint, [self._rows[at] for at in self._groups[endpoint]])
 
 
-def _grouped(rows: Sequence[Row], units: Sequence[str]) -> tuple[Listener, ...]:
-    groups: dict[_Endpoint, list[Row]] = {}
-    for row, unit in zip(rows, units, strict=True):
-        endpoint = row.source_port, row.family, row.source, unit
-        groups.setdefault(endpoint, []).append(row)
-    return tuple(_listener(endpoint, groups[endpoint]) for endpoint in sorted(groups))
+def _changed(before: Sequence[Row], rows: Sequence[Row]) -> Sequence[Row] | None:
+    """The rows that have changed; `None` if there are others, or in another order."""
+    if len(rows) != len(before):
+        return None
+    pairs = [(old, new) for old, new in zip(before, rows, strict=True) if new is not old]
+    same = all(_identity(old) == _identity(new) for old, new in pairs)
+    return [new for old, new in pairs if new != old] if same else None
+
+
+def _identity(row: Row) -> tuple[object, ...]:
+    return row.source_port, row.family, row.source, row.cgroup
 
 
 def _listener(endpoint: _Endpoint, rows: Sequence[Row]) -> Listener:
@@ -64,6 +93,7 @@ def _listener(endpoint: _Endpoint, rows: Sequence[Row]) -> Listener:
         limit=_total([row.send_queue for row in rows]),
         peak=None if any(row.receive_queue is None for row in rows) else 0,
         half_open=0,
+        half_open_resent=None if any(row.receive_queue is None for row in rows) else 0,
         drops=None if any(row.drops is None for row in rows) else 0,
         dropped={row.cookie or 0: row.drops for row in rows if row.drops},
     )

@@ -1,20 +1,23 @@
 """What happens at listeners between passes: peaks, drops, half-open connections.
 
-Most listeners have nothing of it, and cost nothing here.
+Most listeners have nothing of it, and cost next to nothing here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from itertools import chain
+from typing import Final, NamedTuple, TypeVar
 
 from sockwatch.observe.snapshot import Listener
 from sockwatch.tcp.records import Endpoint
 from sockwatch.tcp.states import Family
 from sockwatch.tcp.tally import plain_address
+
+Key = TypeVar("Key")
 
 PEAK_SECONDS: Final = 60.0
 """For how long a peak is shown: longer than usual scrape intervals."""
@@ -35,6 +38,14 @@ class Name(NamedTuple):
     address: str
     port: int
     unit: str
+
+
+class HalfOpen(NamedTuple):
+    """Half-open connections of one listener."""
+
+    all: int
+    resent: int | None
+    """Those whose SYN+ACK was sent again; `None` where the source cannot know."""
 
 
 def name_of(listener: Listener) -> Name:
@@ -68,9 +79,17 @@ class Peaks:
         seen = self._seen.get(key)
         return seen[0][1] if seen else 0
 
+    def __iter__(self) -> Iterator[Hashable]:
+        """The keys that have a peak."""
+        return iter(self._seen)
+
 
 class Drops:
-    """Drops by name, as counters that survive the restart of a listener."""
+    """Drops by name, as counters that survive the restart of a listener.
+
+    A socket that a pass does not show is no reason to forget it: a dump may miss one that is
+    there, and psutil shows no drops at all.
+    """
 
     def __init__(self) -> None:
         self._by_cookie: dict[int, int] = {}
@@ -78,21 +97,33 @@ class Drops:
 
     def note(self, found: Iterable[Listener]) -> None:
         """Take the listeners of a pass that have dropped something."""
-        before, self._by_cookie = self._by_cookie, {}
+        names = cookies = 0
         for listener in found:
             name = name_of(listener)
-            more = sum(
-                (drops - before.get(cookie, 0)) % DROPS_MODULUS
-                for cookie, drops in listener.dropped.items()
-            )
+            more = sum(self._more(cookie, drops) for cookie, drops in listener.dropped.items())
             self._totals[name] = self._totals.pop(name, 0) + more
-            self._by_cookie |= listener.dropped
-        while len(self._totals) > REMEMBERED:
-            del self._totals[next(iter(self._totals))]
+            names, cookies = names + 1, cookies + len(listener.dropped)
+        _forget_oldest(self._totals, max(REMEMBERED, names))
+        _forget_oldest(self._by_cookie, max(REMEMBERED, cookies))
+
+    def _more(self, cookie: int, drops: int) -> int:
+        """What a socket has dropped since it was last seen."""
+        before = self._by_cookie.pop(cookie, 0)
+        self._by_cookie[cookie] = drops
+        return (drops - before) % DROPS_MODULUS
 
     def total(self, name: Name) -> int:
-        """All drops under a name, since it was first seen."""
+        """All drops under a name, those before it was first seen included."""
         return self._totals.get(name, 0)
+
+    def __iter__(self) -> Iterator[Name]:
+        """The names that have dropped something."""
+        return iter(self._totals)
+
+
+def _forget_oldest(memory: dict[Key, int], most: int) -> None:
+    while len(memory) > most:
+        del memory[next(iter(memory))]
 
 
 class QueueMemory:
@@ -101,43 +132,94 @@ class QueueMemory:
     def __init__(self) -> None:
         self._peaks = Peaks()
         self._drops = Drops()
+        self._found: Sequence[Listener] = ()
+        self._positions: Mapping[Hashable, int] = {}
 
     def complete(
-        self, found: Sequence[Listener], half_open: Mapping[Endpoint, int], now: float
+        self,
+        found: Sequence[Listener],
+        half_open: Mapping[Endpoint, int],
+        resent: Mapping[Endpoint, int] | None,
+        now: float,
     ) -> tuple[Listener, ...]:
-        """The listeners of a pass at monotonic time `now`, with peaks, drops and half-open."""
-        queued = ((name_of(one), one.queue) for one in found if one.queue)
-        self._peaks.note(now, queued)
-        self._drops.note(one for one in found if one.dropped)
-        half = _by_listener(found, half_open)
-        return tuple(self._complete(one, half[position]) for position, one in enumerate(found))
+        """The listeners of a pass with what is remembered of them.
 
-    def _complete(self, listener: Listener, half_open: int) -> Listener:
+        Args:
+            found: no two of the same name.
+            half_open: SYN_RECV connections by their local end.
+            resent: those of them whose SYN+ACK was sent again; `None` if that is not known.
+            now: monotonic seconds.
+        """
+        self._peaks.note(now, [(name_of(one), one.queue) for one in found if one.queue])
+        self._drops.note([one for one in found if one.dropped])
+        half = _by_listener(found, half_open, resent)
+        none = HalfOpen(0, None if resent is None else 0)
+        result = [*found]
+        for position in {*self._remembered(found), *half}:
+            result[position] = self._complete(found[position], half.get(position, none))
+        return tuple(result)
+
+    def _remembered(self, found: Sequence[Listener]) -> Iterator[int]:
+        """Where those are of which something is remembered."""
+        if not _same_names(found, self._found):
+            self._positions = {name_of(one): at for at, one in enumerate(found)}
+        self._found = found
+        named = map(self._positions.get, chain(self._peaks, self._drops))
+        return (position for position in named if position is not None)
+
+    def _complete(self, listener: Listener, half_open: HalfOpen) -> Listener:
         name = name_of(listener)
-        peak, drops = self._peaks.of(name), self._drops.total(name)
-        if not (peak or drops or half_open):
-            return listener
         return replace(
             listener,
-            peak=None if listener.queue is None else peak,
-            drops=None if listener.drops is None else drops,
-            half_open=half_open,
+            peak=None if listener.queue is None else self._peaks.of(name),
+            drops=None if listener.drops is None else self._drops.total(name),
+            half_open=half_open.all,
+            half_open_resent=half_open.resent,
         )
 
 
-def _by_listener(found: Sequence[Listener], half_open: Mapping[Endpoint, int]) -> Counter[int]:
+def _same_names(some: Sequence[Listener], others: Sequence[Listener]) -> bool:
+    return len(some) == len(others) and all(
+        one is other or name_of(one) == name_of(other)
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def _by_listener(
+    found: Sequence[Listener],
+    half_open: Mapping[Endpoint, int],
+    resent: Mapping[Endpoint, int] | None,
+) -> Mapping[int, HalfOpen]:
     """Half-open connections by position of the listener they came to."""
-    result: Counter[int] = Counter()
     if not half_open:
-        return result
+        return {}
+    positions = _positions(found, {end.port for end in half_open})
+    counted, again = Counter[int](), Counter[int]()
+    for end, number in half_open.items():
+        at = _position(end, positions)
+        if at is not None:
+            counted[at] += number
+            again[at] += (resent or {}).get(end, 0)
+    return {
+        at: HalfOpen(number, None if resent is None else again[at])
+        for at, number in counted.items()
+    }
+
+
+def _positions(found: Sequence[Listener], ports: set[int]) -> Mapping[Endpoint, int]:
+    """Listeners on these ports by address; of several on one address, the first."""
     positions: dict[Endpoint, int] = {}
     for position, listener in enumerate(found):
-        address = plain_address(ip_address(listener.address).packed)
-        positions.setdefault(Endpoint(address, listener.port), position)
-    for (address, port), number in half_open.items():
-        for candidate in (address, *_WILDCARDS[len(address)]):
-            at = positions.get(Endpoint(candidate, port))
-            if at is not None:
-                result[at] += number
-                break
-    return result
+        if listener.port in ports:
+            address = plain_address(ip_address(listener.address).packed)
+            positions.setdefault(Endpoint(address, listener.port), position)
+    return positions
+
+
+def _position(end: Endpoint, positions: Mapping[Endpoint, int]) -> int | None:
+    """The listener of a connection: on its very address, else on a wildcard."""
+    for address in (end.address, *_WILDCARDS[len(end.address)]):
+        at = positions.get(Endpoint(address, end.port))
+        if at is not None:
+            return at
+    return None

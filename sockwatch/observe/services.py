@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -15,7 +14,6 @@ from sockwatch.tcp.states import Direction, State
 
 Services = Mapping[ServiceKey, Mapping[State, int]]
 
-_HEALTHY: Final = frozenset({State.ESTABLISHED, State.TIME_WAIT})
 _NO_CONNECTIONS: Final[Mapping[State, int]] = MappingProxyType({})
 
 
@@ -46,12 +44,22 @@ def services(
     counted: Iterable[tuple[ServicePort, int]], found: Collection[Listener], unit_of: UnitOf
 ) -> Services:
     """Name what was counted and add it up; every listener is a service, used or not."""
-    result: dict[ServiceKey, Counter[State]] = {}
+    result: dict[ServiceKey, dict[State, int]] = {}
     name = Namer(found, unit_of)
     for (direction, port, cgroup, state), number in counted:
-        result.setdefault(name(direction, port, cgroup), Counter())[state] += number
-    idle = (ServiceKey(Direction.INBOUND, str(listener.port), listener.unit) for listener in found)
+        key = name(direction, port, cgroup)
+        states = result.get(key)
+        if states is None:
+            result[key] = {state: number}
+        else:
+            states[state] = states.get(state, 0) + number
+    idle = (_listened(listener.port, listener.unit) for listener in found)
     return dict.fromkeys(idle, _NO_CONNECTIONS) | result
+
+
+@lru_cache(maxsize=1 << 14)
+def _listened(port: int, unit: str) -> ServiceKey:
+    return ServiceKey(Direction.INBOUND, str(port), unit)
 
 
 def fold(
@@ -71,18 +79,22 @@ def fold(
     def interest(key: ServiceKey) -> tuple[int, bool, int]:
         states = found[key]
         total = sum(states.values())
-        healthy = sum(states.get(state, 0) for state in _HEALTHY)
+        healthy = states.get(State.ESTABLISHED, 0) + states.get(State.TIME_WAIT, 0)
         return total - healthy, key in shown, total
 
     # Most services of a host with that many have no connections: those need no ranking.
-    busy = sorted((key for key in found if found[key]), key=interest, reverse=True)
-    idle = sorted((key for key in found if not found[key]), key=shown.__contains__, reverse=True)
-    ranked = busy + idle
-    others: dict[Direction, Counter[State]] = {}
-    for key in ranked[limit:]:
-        other = others.setdefault(key.direction, Counter())
-        if found[key]:
-            other.update(found[key])
+    busy = sorted((key for key, some in found.items() if some), key=interest, reverse=True)
+    idle = [key for key, some in found.items() if not some]
+    ranked = busy + sorted(idle, key=shown.__contains__, reverse=True)
     kept = {key: found[key] for key in ranked[:limit]}
-    folded = {ServiceKey(direction, OTHER, OTHER): states for direction, states in others.items()}
-    return kept | folded, len(ranked) - limit
+    return kept | _others(found, ranked[limit:]), len(ranked) - limit
+
+
+def _others(found: Services, folded: Iterable[ServiceKey]) -> dict[ServiceKey, Mapping[State, int]]:
+    """What is folded, added up by direction."""
+    others: dict[Direction, dict[State, int]] = {}
+    for key in folded:
+        other = others.setdefault(key.direction, {})
+        for state, number in found[key].items():
+            other[state] = other.get(state, 0) + number
+    return {ServiceKey(direction, OTHER, OTHER): states for direction, states in others.items()}

@@ -55,6 +55,9 @@ class Listener:
     """The highest `queue` of the last minute."""
     half_open: int | None = 0
     """SYN_RECV connections that came to it."""
+    half_open_resent: int | None = 0
+    """Those of them whose SYN+ACK was sent again: nobody has answered it for a second, or there
+    was no room in `queue`."""
     drops: int | None = 0
     """SYNs and ACKs dropped since it was first seen, earlier sockets of the same name included."""
     dropped: Mapping[int, int] = field(default_factory=dict, hash=False)
@@ -118,9 +121,10 @@ class Stuck:
 
 @dataclass(frozen=True, slots=True)
 class DestinationUse:
-    """Ephemeral ports in use toward one destination from one source address."""
+    """Ephemeral ports in use toward one destination."""
 
     source: str
+    """The source address that uses the most: each has all ports to itself."""
     destination: str
     """Address and port."""
     in_use: int
@@ -138,8 +142,9 @@ class Destinations:
     """The most that are in use toward any one destination from one source address."""
     crowded: tuple[DestinationUse, ...]
     """Those over a tenth of all ports, the fullest first, at most 20."""
-    unanswered: Mapping[str, int] = field(default_factory=dict)
-    """Connections in SYN_SENT beyond its age limit, by destination, from 3 on, at most 20."""
+    unanswered: Mapping[str, int] | None = None
+    """Connections in SYN_SENT beyond its age limit as of the last watch, by destination, from 3
+    on, at most 20; `None` where the source cannot know."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from itertools import chain
+from operator import itemgetter
 from typing import Final
 
 from sockwatch.observe.listeners import Grouping, UnitOf, listeners
@@ -15,6 +16,9 @@ from sockwatch.tcp.states import Family, State, Unowned
 
 CENSUS_STATES: Final = (State.ESTABLISHED, State.TIME_WAIT)
 """States that only a census counts; all others are as of the last watch."""
+
+_FAMILY_AND_STATE: Final = itemgetter(0, 1)
+"""Of a Row."""
 
 
 def view(  # noqa: PLR0913  two readings and how to read them
@@ -51,7 +55,7 @@ def view(  # noqa: PLR0913  two readings and how to read them
 
 def _sockets(watch: Reading, bulk: Counts | None) -> Mapping[tuple[Family, State], int]:
     """Counts for every family and every state that was measured, zeros included."""
-    counted = watch.watched.sockets + Counter(row[:2] for row in watch.listeners)
+    counted = watch.watched.sockets + Counter(map(_FAMILY_AND_STATE, watch.listeners))
     measured = set(State) - set(() if bulk else CENSUS_STATES)
     if bulk:
         counted += bulk.sockets

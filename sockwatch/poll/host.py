@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from math import inf
 from typing import Final
 
@@ -15,7 +16,7 @@ from sockwatch.observe.ages import AgePass, Generation
 from sockwatch.observe.destinations import destinations, unanswered
 from sockwatch.observe.listeners import ListenerMemory
 from sockwatch.observe.queues import Peaks, QueueMemory
-from sockwatch.observe.snapshot import NamespaceView, ServiceKey
+from sockwatch.observe.snapshot import Destinations, NamespaceView, ServiceKey, Stuck
 from sockwatch.observe.stuck import Ages, StuckTally
 from sockwatch.observe.stuck_view import stuck_view
 from sockwatch.observe.view import view
@@ -44,6 +45,7 @@ class Host:
         self._laws = timer_laws()
         self._remembered = remembered
         self._bulk: Counts | None = None
+        self._destinations: Destinations | None = None
         self._shown: frozenset[ServiceKey] = frozenset()
 
     @property
@@ -72,6 +74,7 @@ class Host:
         if reading.bulk is not None:
             self._bulk = reading.bulk
 
+        @cache
         def unit_of(cgroup: int) -> str:
             return self._units.unit(cgroup, now)
 
@@ -90,17 +93,25 @@ class Host:
             listening = (row.inode for row in reading.listeners if row.inode)
             stuck = self._owners.named(stuck_view(ages, result, unit_of), now, listening)
         figures = self._figures.take(now)
-        ports = destinations(reading.watched, self._bulk, figures.ephemeral_ports)
-        if ports is not None and stuck is not None:
-            ports = replace(ports, unanswered=unanswered(stuck))
+        if reading.bulk is not None:
+            ports = figures.ephemeral_ports
+            self._destinations = destinations(reading.watched, reading.bulk, ports)
         return replace(
             result,
-            listeners=self._queues.complete(result.listeners, reading.watched.half_open, now),
+            listeners=self._queues.complete(
+                result.listeners, reading.watched.half_open, reading.watched.resent, now
+            ),
             figures=figures,
             stuck=stuck,
-            destinations=ports,
+            destinations=self._reached(stuck),
             peaks=self._state_peaks(result, now),
         )
+
+    def _reached(self, stuck: Stuck | None) -> Destinations | None:
+        """Ports as of the last census, and who does not answer now."""
+        if self._destinations is None or stuck is None:
+            return self._destinations
+        return replace(self._destinations, unanswered=unanswered(stuck))
 
     def _state_peaks(self, view: NamespaceView, now: float) -> Mapping[State, int]:
         totals: Counter[State] = Counter()

@@ -82,6 +82,8 @@ class Counts:
     """Ephemeral ports in use toward each destination, by state."""
     half_open: Counter[Endpoint] = field(default_factory=Counter)
     """SYN_RECV by the local end."""
+    resent: Counter[Endpoint] | None = field(default_factory=Counter)
+    """Those of them whose SYN+ACK was sent again; `None` where the source does not know."""
     unowned: Counter[Unowned] | None = field(default_factory=Counter)
     """`None` when the source cannot tell owned sockets from unowned ones."""
     multipath: Counter[tuple[Family, State]] | None = None

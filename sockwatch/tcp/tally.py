@@ -58,7 +58,7 @@ class Tally:
 
     Args:
         listening: tells directions.
-        unowned: whether the records tell which sockets no process holds.
+        unowned: whether the records tell which sockets no process holds, and what was sent again.
         multipath: whether MPTCP sockets are told of, too.
     """
 
@@ -67,7 +67,9 @@ class Tally:
     ) -> None:
         self._listening = listening
         self._counts = Counts(
-            unowned=Counter() if unowned else None, multipath=Counter() if multipath else None
+            unowned=Counter() if unowned else None,
+            resent=Counter() if unowned else None,
+            multipath=Counter() if multipath else None,
         )
         self._inbound: _ByState[tuple[int, int]] = {}
         self._fixed: _ByState[tuple[int, int]] = {}
@@ -78,7 +80,7 @@ class Tally:
         _count_families(batch, state, self._counts.sockets)
         self._add_connections(batch, state, self._listening.roles_in(batch))
         if state is State.SYN_RECV:
-            self._counts.half_open.update(_local_ends(batch))
+            self._add_half_open(batch)
 
     def add_subflows(self, batch: Batch, state: State) -> None:
         """Count sockets that are each a path of an MPTCP connection, and no connection."""
@@ -112,6 +114,12 @@ class Tally:
             outbound = _add(self._outbound, state, zip(*columns, strict=True), mask)
             if len(outbound) > PENDING_LIMIT:
                 self._fold_outbound(state, outbound)
+
+    def _add_half_open(self, batch: Batch) -> None:
+        ends = [*_local_ends(batch)]
+        self._counts.half_open.update(ends)
+        if self._counts.resent is not None:
+            self._counts.resent.update(compress(ends, batch.retransmits()))
 
     def finish(self) -> Counts:
         """All that was counted."""

@@ -54,7 +54,10 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
         if service.direction is Direction.OUTBOUND and listening.roles[row.family][htons(row.source_port)] != OUTBOUND_FIXED:
             counts.destinations[_destination(row), row.state] += 1
         if row.state is State.SYN_RECV:
-            counts.half_open[Endpoint(_plain(row.source), row.source_port)] += 1
+            end = Endpoint(_plain(row.source), row.source_port)
+            counts.half_open[end] += 1
+            if row.retransmits and counts.resent is not None:
+                counts.resent[end] += 1
         kind = unowned_kind(row)
         if kind is not None and counts.unowned is not None:
             counts.unowned[kind] += 1
