@@ -51,7 +51,10 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
         service = service_of(row, listening)
         counts.sockets[row.family, row.state] += 1
         counts.services[service] += 1
-        if service.direction is Direction.OUTBOUND and listening.roles[row.family][htons(row.source_port)] != OUTBOUND_FIXED:
+        if (
+            service.direction is Direction.OUTBOUND
+            and listening.roles[row.family][htons(row.source_port)] != OUTBOUND_FIXED
+        ):
             counts.destinations[_destination(row), row.state] += 1
         if row.state is State.SYN_RECV:
             end = Endpoint(_plain(row.source), row.source_port)
