@@ -34,6 +34,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "since when, why, whose they are and who has to act. Asks the running daemon; without "
         "one it looks itself, but then ages are lower bounds. "
         "Exits with 1 if something is stuck.",
+        allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_filters(parser)

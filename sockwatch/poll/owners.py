@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import islice
 from typing import Final
@@ -17,7 +17,7 @@ BUDGET: Final = 0.01
 """Seconds by which a pass may become longer."""
 
 OFF: Final = "processes are not looked for: owners.processes is off"
-SEARCHING: Final = "processes are still being looked for"
+SEARCHING: Final = "not all processes have been looked through yet"
 TOO_MANY: Final = f"processes are looked for of {WANTED_LIMIT:,} connections only"
 
 
@@ -26,16 +26,20 @@ class OwnerWatch:
 
     Args:
         budget: seconds that each call may take.
+        finder: makes what looks for them.
     """
 
-    def __init__(self, budget: float = BUDGET) -> None:
+    def __init__(
+        self, budget: float = BUDGET, finder: Callable[[], OwnerFinder] = OwnerFinder
+    ) -> None:
         self._budget = budget
+        self._make = finder
         self._finder: OwnerFinder | None = None
 
     def switch(self, *, on: bool) -> None:
         """Begin to look for processes, or leave off."""
         if on:
-            self._finder = self._finder or OwnerFinder()
+            self._finder = self._finder or self._make()
         elif self._finder is not None:
             self._finder.close()
             self._finder = None

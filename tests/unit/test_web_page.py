@@ -5,7 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshots import (
     TAKEN,
@@ -19,8 +19,9 @@ from snapshots import (
 )
 
 from sockwatch import __version__
-from sockwatch.observe.snapshot import NamespaceView, Snapshot
-from sockwatch.tcp.states import Family, State
+from sockwatch.observe.snapshot import NamespaceView, ServiceKey, Snapshot, Stuck, StuckKey
+from sockwatch.tcp.causes import Cause
+from sockwatch.tcp.states import Direction, Family, State
 from sockwatch.web.page import MOST_SERVICES, page, refusal_page
 
 VOID = {"meta", "link", "br"}
@@ -149,6 +150,50 @@ def test_of_many_leaking_services_the_worst_are_shown() -> None:
     assert "79" not in found.texts
 
 
+def stuck(
+    connections: dict[StuckKey, int], oldest: dict[tuple[ServiceKey, State], float] | None = None
+) -> Snapshot:
+    [view] = BUSY.namespaces
+    found = Stuck(connections, oldest or {}, {}, {}, (), {}, 0.0, frozenset(), 0, 0, 1)
+    return of_namespaces(replace(view, stuck=found))
+
+
+def key(port: int, state: State, cause: Cause, unit: str = "app.service") -> StuckKey:
+    return StuckKey(ServiceKey(Direction.INBOUND, str(port), unit), state, cause)
+
+
+def test_stuck_connections_come_by_number_with_cause_age_and_unit() -> None:
+    many, few = (
+        key(80, State.CLOSE_WAIT, Cause.DATA_UNREAD),
+        key(81, State.SYN_SENT, Cause.UNANSWERED),
+    )
+    found = read(stuck({few: 2, many: 1400}, {(many.service, State.CLOSE_WAIT): 7900.0}))
+    at = found.texts.index("80")
+    assert found.texts[at : at + 14] == [
+        *("80", "inbound", "app.service", "CLOSE_WAIT", "data not read", "1,400", "2 h 11 min"),
+        *("81", "inbound", "app.service", "SYN_SENT", "SYN not answered", "2", "unknown"),
+    ]
+    assert "sockwatch leaks" in found.texts
+
+
+def test_nothing_stuck_and_ages_not_known_are_different_sentences() -> None:
+    nothing = "No connection has been in its state for longer than its age limit."
+    unknown = "Ages are not known from this source."
+    none = stuck({key(80, State.CLOSE_WAIT, Cause.NOT_CLOSED): 0})
+    assert nothing in read(none).texts
+    assert unknown not in read(none).texts
+    assert unknown in read(BUSY).texts
+
+
+def test_of_many_stuck_groups_the_largest_are_shown() -> None:
+    groups = {key(port, State.CLOSE_WAIT, Cause.NOT_CLOSED): port for port in range(1, 100)}
+    found = read(stuck(groups))
+    assert "Longer in their state than its age limit; the first 20 of 99 groups" in found.texts
+    assert found.texts.count("end read, not closed") == MOST_SERVICES
+    assert "80" in found.texts
+    assert "79" not in found.texts
+
+
 @pytest.mark.parametrize("taken", [None, of_namespaces()], ids=["nothing", "only failures"])
 def test_before_a_pass_has_succeeded_it_says_so_and_shows_no_zero(taken: Snapshot | None) -> None:
     found = read(taken)
@@ -187,18 +232,28 @@ def test_a_hostile_unit_name_stays_text(unit: str) -> None:
     assert all(char.isprintable() or char == "\n" for char in html)
 
 
+def leaking(unit: str) -> Snapshot:
+    return stuck({key(80, State.CLOSE_WAIT, Cause.NOT_CLOSED, unit): 3})
+
+
+@settings(deadline=None)
 @given(st.text())
 def test_no_name_breaks_the_page(unit: str) -> None:
     html = shown(snapshot(service(80, unit or "unit", close_wait=1)))
     plain = shown(snapshot(service(80, "unit", close_wait=1)))
     assert Reader(html).tags == Reader(plain).tags
+    assert Reader(shown(leaking(unit))).tags == Reader(shown(leaking("unit"))).tags
 
 
 def elements(name: str, html: str) -> Iterator[dict[str, str | None]]:
     return (attributes for tag, attributes in Reader(html).tags if tag == name)
 
 
-@pytest.mark.parametrize("html", [shown(BUSY), shown(None), refusal_page("/metrics")], ids=len)
+@pytest.mark.parametrize(
+    "html",
+    [shown(BUSY), shown(leaking("app.service")), shown(None), refusal_page("/metrics")],
+    ids=len,
+)
 def test_nothing_inline_and_nothing_from_elsewhere(html: str) -> None:
     """What the Content-Security-Policy forbids is not there in the first place."""
     tags = Reader(html).tags
