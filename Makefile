@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' $(ARGS) pyproject.toml
+	--no-emit-index-url --no-annotate --custom-compile-command 'make lock' --extra web $(ARGS) \
+	pyproject.toml
 ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -18,6 +18,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
 LOCKS = {"runtime": ROOT / "requirements/runtime.txt", "dev": ROOT / "requirements/dev.txt"}
 DEBIAN_PACKAGES = ROOT / "tools/debian-packages.txt"
 
@@ -40,7 +41,8 @@ def group(name: str) -> Iterator[Requirement]:
 
 
 def wanted(lock: str) -> list[Requirement]:
-    dependencies = [Requirement(line) for line in PYPROJECT["project"]["dependencies"]]
+    extras = (line for lines in EXTRAS.values() for line in lines)
+    dependencies = [Requirement(line) for line in (*PYPROJECT["project"]["dependencies"], *extras)]
     return dependencies + list(group("build" if lock == "runtime" else "dev"))
 
 
@@ -79,8 +81,16 @@ def test_packages_are_named_never_where_they_come_from(path: Path) -> None:
 
 def test_each_runtime_dependency_has_its_reason() -> None:
     prose = (ROOT / "CONTRIBUTING.md").read_text().partition("## Dependencies")[2]
-    reasons = dict(re.findall(r"^\| ([\w-]+) \| (.{20,}) \|$", prose, re.MULTILINE))
+    reasons = dict(re.findall(r"^\| ([\w-]+) \| ([^|]{20,}) \|$", prose, re.MULTILINE))
     assert reasons.keys() == {Requirement(d).name for d in PYPROJECT["project"]["dependencies"]}
+
+
+def test_each_dependency_of_an_extra_has_its_reason() -> None:
+    prose = (ROOT / "CONTRIBUTING.md").read_text().partition("## Dependencies")[2]
+    told = re.findall(r"^\| (\S+) \| `(\w+)` \| [^|]{20,} \|$", prose, re.MULTILINE)
+    assert sorted(told) == sorted(
+        (Requirement(line).name, extra) for extra, lines in EXTRAS.items() for line in lines
+    )
 
 
 # Debian packages
