@@ -18,7 +18,9 @@ URL = "http://127.0.0.1:10077"
 CONFIGURATION = "/etc/sockwatch/sockwatch.toml"
 SHIPPED = "/root/shipped.toml"
 IMPATIENT = "/run/systemd/system/sockwatch.service.d/50-impatient.conf"
-RESTART = 20.0  # seconds: RestartSec=, and the start on a busy host
+UNSTRETCHED = "[cpu]\nbudget = 0\n"
+"""So that intervals are the configured ones, however dear a pass is on a busy host."""
+PATIENCE = 20.0  # seconds: RestartSec=, and the start on a busy host
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def is_up_with_another(machine: Machine, pid: int) -> bool:
 
 def wait_for_another(machine: Machine, pid: int) -> None:
     """Wait until the service is up with another process."""
-    eventually(lambda: is_up_with_another(machine, pid), "a new process", RESTART)
+    eventually(lambda: is_up_with_another(machine, pid), "a new process", PATIENCE)
     assert metrics(machine).sum("sockwatch_passes_total") >= 1
 
 
@@ -100,34 +102,36 @@ def test_the_shipped_watchdog_is_the_one_in_effect(service: Machine) -> None:
 # Told to read its configuration anew
 
 
+def census_interval(machine: Machine) -> list[float]:
+    return metrics(machine).values("sockwatch_pass_interval_seconds", **{"pass": "census"})
+
+
 def test_a_good_configuration_is_adopted_on_reload(service: Machine) -> None:
     pid = main_pid(service)
-    service.write(CONFIGURATION, '[census]\ninterval = "20s"\n')
+    service.write(CONFIGURATION, f'{UNSTRETCHED}[census]\ninterval = "20s"\n')
     service.systemctl("reload", "sockwatch")
-    eventually(
-        lambda: (
-            metrics(service).values("sockwatch_pass_interval_seconds", **{"pass": "census"}) == [20]
-        ),
-        "a census interval of 20 s",
-    )
-    assert metrics(service).sum("sockwatch_config_last_reload_successful") == 1
+    eventually(lambda: census_interval(service) == [20], "a census interval of 20 s", PATIENCE)
+    assert metrics(service).values("sockwatch_config_last_reload_successful") == [1]
     assert main_pid(service) == pid
 
 
 def test_a_bad_configuration_changes_nothing_and_is_named(service: Machine) -> None:
+    service.write(CONFIGURATION, UNSTRETCHED)
+    service.systemctl("restart", "sockwatch")
     pid = main_pid(service)
-    service.write(CONFIGURATION, '[census]\ninterval = "20s"\nintervall = "5s"\n')
+    service.write(CONFIGURATION, f'{UNSTRETCHED}[census]\ninterval = "20s"\nintervall = "5s"\n')
     service.systemctl("reload", "sockwatch")
     eventually(
         lambda: metrics(service).values("sockwatch_config_last_reload_successful") == [0],
         "a failed reload",
+        PATIENCE,
     )
-    assert metrics(service).values("sockwatch_pass_interval_seconds", **{"pass": "census"}) == [15]
+    assert census_interval(service) == [15]
     assert service.systemctl("is-active", "sockwatch") == "active"
     assert main_pid(service) == pid
     (record,) = service.journal("sockwatch", "--priority=err", "--output=json").splitlines()
     message = json.loads(record)["MESSAGE"]
-    assert f"{CONFIGURATION}:3: unknown key census.intervall" in message
+    assert f"{CONFIGURATION}:5: unknown key census.intervall" in message
 
 
 # Stopped, and not started
@@ -156,7 +160,7 @@ def test_a_port_in_use_is_tried_again(service: Machine) -> None:
     service.systemctl("stop", "sockwatch")
     program = "import socket, time; s = socket.create_server(('127.0.0.1', 10077)); time.sleep(600)"
     service.start("squatter", program)
-    eventually(lambda: "10077" in service.run("ss", "-ltnH"), "the port is taken")
+    eventually(lambda: "10077" in service.run("ss", "-ltnH"), "the port is taken", PATIENCE)
     with pytest.raises(MachineError):
         service.systemctl("start", "sockwatch")
     assert service.show("sockwatch", "ExecMainStatus") == "1"

@@ -35,12 +35,12 @@ time.sleep(600)
 @pytest.fixture(scope="module")
 def services(machine: Machine) -> Iterator[None]:
     """Two other services: one that never closes, and its client, which closed some."""
-    machine.write("/etc/sockwatch/sockwatch.toml", '[census]\ninterval = "1s"\n')
+    machine.write("/etc/sockwatch/sockwatch.toml", '[cpu]\nbudget = 0\n[census]\ninterval = "1s"\n')
     machine.systemctl("restart", "sockwatch")
     machine.start("web", SERVER)
-    eventually(lambda: "8000" in machine.run("ss", "-ltnH"), "web listens")
+    eventually(lambda: "8000" in machine.run("ss", "-ltnH"), "web listens", PATIENCE)
     machine.start("client", CLIENT)
-    eventually(lambda: states(machine)["close_wait"] == CLOSED, "client has closed")
+    eventually(lambda: states(machine)["close_wait"] == CLOSED, "client has closed", PATIENCE)
     yield
     machine.systemctl("stop", "client", "web")
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(600)]
 URL = "http://127.0.0.1:10077"
 NEXT = "0.1.0+next"
 CONFIGURATION = "/etc/sockwatch/sockwatch.toml"
-EDITED = '[census]\ninterval = "20s"\n'
+EDITED = '[cpu]\nbudget = 0\n[census]\ninterval = "20s"\n'
 DROPINS = "/etc/systemd/system/sockwatch.service.d"
 # What other programs write while the machine runs, and what is gone with it.
 PASSING = ("/dev", "/proc", "/run", "/srv", "/sys", "/tmp", "/var/cache", "/var/log")  # noqa: S108
