@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client.metrics_core import Metric
 
@@ -29,7 +29,10 @@ from sockwatch.poll.state_file import AgeFile
 from sockwatch.service import Notifier, setup_logging
 from sockwatch.web.app import App
 from sockwatch.web.guard import Limits
-from sockwatch.web.server import Server
+from sockwatch.web.server import Application, Server
+
+if TYPE_CHECKING:
+    from sockwatch.web.protection import Protection
 
 log = logging.getLogger(__name__)
 
@@ -86,32 +89,50 @@ class Daemon:
         config: how to start.
         listeners: sockets to serve on, already listening.
         reload: loads the configuration anew, for SIGHUP.
+        protection: what the web configuration file asks for, if there is one.
 
     Raises:
         NoSource: nothing can be read here.
     """
 
-    def __init__(self, config: Config, listeners: Sequence[socket.socket], reload: Reload) -> None:
+    def __init__(
+        self,
+        config: Config,
+        listeners: Sequence[socket.socket],
+        reload: Reload,
+        protection: Protection | None = None,
+    ) -> None:
         self._config = config
+        self._protection = protection
         self._listeners = listeners
         self._reload = reload
         self._notifier = Notifier()
         self._reloads = Reloads(successful=True, success_time=time.time())
         self._poller = Poller(config, ages=AgeFile.of_service(os.environ))
         self._board = Board(self._poller.snapshot(), Exposition(self._own_families))
+        app: Application = App(
+            self._board,
+            telemetry_path=config.web.telemetry_path,
+            preferred=lambda: self._config.source.prefer,
+        )
         self._server = Server(
-            App(
-                self._board,
-                telemetry_path=config.web.telemetry_path,
-                preferred=lambda: self._config.source.prefer,
-            ),
+            protection.guard(app) if protection else app,
             limits=Limits(connections=config.web.max_connections),
+            tls=protection.tls if protection and protection.has_tls else None,
         )
 
     def _own_families(self) -> Iterable[Metric]:
         rejected = {reason.value: number for reason, number in self._server.rejected.items()}
         http = HttpCounts(self._server.requests_in_flight, rejected)
-        return own_families(self._reloads, http)
+        return own_families(self._all_reloads(), http)
+
+    def _all_reloads(self) -> Reloads:
+        """Good if both the configuration and the web configuration file were last loaded well."""
+        web = self._protection
+        if web is None:
+            return self._reloads
+        newest = max(self._reloads.success_time, web.success_time)
+        return Reloads(self._reloads.successful and web.successful, newest)
 
     async def run(self) -> None:
         """Serve and poll until SIGTERM or SIGINT.
@@ -126,6 +147,8 @@ class Daemon:
         await self._server.start(self._listeners)
         for listener in self._listeners:
             log.info("listening", extra={"fields": {"address": address_of(listener)}})
+        if self._protection:
+            self._protection.log()
         self._log_source(self._board.snapshot().source)
         polling = _PollThread(
             partial(self._poller.run, publish=self._on_pass, alive=self._notifier.watchdog),
@@ -159,6 +182,8 @@ class Daemon:
         self._notifier.reloading()
         try:
             config = self._reload()
+            if self._protection:
+                self._protection.reload()
         except ConfigError as error:
             log.error(  # noqa: TRY400  the problems say it all
                 "configuration not reloaded, the old one stays: %s", error

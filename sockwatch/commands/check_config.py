@@ -20,14 +20,16 @@ def register(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run(args: argparse.Namespace) -> int:
     """Check the file; 0 if it is valid, else 2."""
+    from sockwatch.commands.protection import protection_of
     from sockwatch.config import ConfigError, load
 
     loaded: Loaded | None = None
     problems: tuple[Problem, ...] = ()
     try:
         loaded = load({"config.file": args.file}, {})
+        protection_of(loaded.config)
     except ConfigError as error:
-        problems = error.problems
+        loaded, problems = None, error.problems
     show = show_json if args.json else show_text
     show(args.file, loaded, problems)
     return 0 if loaded else 2
@@ -66,7 +68,12 @@ def show_json(file: str, loaded: "Loaded | None", problems: "tuple[Problem, ...]
         "file": file,
         "valid": loaded is not None,
         "problems": [
-            {"line": problem.origin.line, "key": problem.key or None, "message": str(problem)}
+            {
+                "file": problem.origin.name,
+                "line": problem.origin.line,
+                "key": problem.key or None,
+                "message": str(problem),
+            }
             for problem in problems
         ],
         "config": to_toml(loaded.config) if loaded else None,

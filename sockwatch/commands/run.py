@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sockwatch.commands.protection import protection_of
 from sockwatch.config import ConfigError, add_flags, load
 
 if TYPE_CHECKING:
     from sockwatch.config import Config
+    from sockwatch.web.protection import Protection
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,22 +37,19 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         config = configuration()
+        protection = protection_of(config)
     except ConfigError as error:
+        from sockwatch.web.certificates import CertificateError
+
         for problem in error.problems:
             print(f"sockwatch run: {problem}", file=sys.stderr)
-        return 2
-    if config.web.config_file:
-        # To serve without the protection that was asked for would be worse than not to serve.
-        print(
-            "sockwatch run: web.config_file is set, but this version knows neither TLS nor "
-            "authentication; remove it and listen on a loopback address behind a proxy",
-            file=sys.stderr,
-        )
-        return 1
-    return _serve(config, configuration)
+        return 1 if isinstance(error, CertificateError) else 2
+    return _serve(config, configuration, protection)
 
 
-def _serve(config: Config, configuration: Callable[[], Config]) -> int:
+def _serve(
+    config: Config, configuration: Callable[[], Config], protection: Protection | None
+) -> int:
     import asyncio
     import faulthandler
 
@@ -66,7 +65,7 @@ def _serve(config: Config, configuration: Callable[[], Config]) -> int:
             listeners = inherited_sockets()
         else:
             listeners = open_sockets(config.web.listen_address)
-        daemon = Daemon(config, listeners, configuration)
+        daemon = Daemon(config, listeners, configuration, protection)
     except (ActivationError, ListenError, NoSource) as error:
         print(f"sockwatch run: {error}", file=sys.stderr)
         return 1

@@ -29,6 +29,12 @@ class TomlFile(NamedTuple):
 
 def read(name: str) -> TomlFile:
     """Read the file `name`; FileNotFoundError if it is absent, else ConfigError."""
+    text = read_text(name)
+    return TomlFile(name, parse(name, text), dict(key_lines(text)))
+
+
+def read_text(name: str) -> str:
+    """Read the file `name` as UTF-8; FileNotFoundError if it is absent, else ConfigError."""
     try:
         with open(name, "rb") as file:  # noqa: PTH123 - Path() would hide what was given
             raw = file.read(LARGEST_FILE + 1)
@@ -38,8 +44,7 @@ def read(name: str) -> TomlFile:
         raise unusable(name, f"cannot be read: {getattr(error, 'strerror', error)}") from error
     if len(raw) > LARGEST_FILE:
         raise unusable(name, f"is larger than {LARGEST_FILE} bytes: not a configuration file")
-    text = decode(name, raw)
-    return TomlFile(name, parse(name, text), dict(key_lines(text)))
+    return decode(name, raw)
 
 
 def unusable(name: str, what: str, line: int | None = None) -> ConfigError:

@@ -1,4 +1,4 @@
-"""Who may see details: clients on this host only.
+"""Who may see details: clients that have authenticated, else clients on this host only.
 
 A loopback address alone does not prove that. A reverse proxy forwards for others from it, and a
 foreign web page whose name resolves to 127.0.0.1 (DNS rebinding) makes a local browser ask from
@@ -17,6 +17,15 @@ from sockwatch.web.responses import Header
 
 _FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[^]]*)]|(?P<name>[^:]*))(?::[0-9]*)?")
+
+
+AUTHENTICATED: Final = "authenticated"
+"""In a request's state: whether the client has shown a password or a certificate that we know."""
+
+
+def may_see_details(scope: Mapping[str, Any]) -> bool:
+    """Whether a request (its ASGI scope) may be answered with single connections."""
+    return bool(scope["state"].get(AUTHENTICATED)) or is_local(scope)
 
 
 def is_local(scope: Mapping[str, Any]) -> bool:

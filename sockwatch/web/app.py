@@ -17,7 +17,7 @@ from typing import Any, Final
 from sockwatch.export.document import Host
 from sockwatch.export.leaks.query import LEAKS_PATH
 from sockwatch.observe.snapshot import Snapshot
-from sockwatch.web.access import is_local
+from sockwatch.web.access import may_see_details
 from sockwatch.web.api import LISTENERS_PATH, SNAPSHOT_PATH, Api
 from sockwatch.web.content import Content
 from sockwatch.web.page import STYLE_PATH, page, refusal_page
@@ -38,9 +38,10 @@ _NOT_FOUND: Final = text(HTTPStatus.NOT_FOUND, "Nothing is served here; see / fo
 _NOT_ALLOWED: Final = text(
     HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are answered here.", ALLOW
 )
-_NOT_LOCAL: Final = text(
+_NO_DETAILS: Final = text(
     HTTPStatus.FORBIDDEN,
-    "This shows details of connections, so it answers only clients on the host itself.",
+    "This shows details of connections, so it answers only clients on the host itself, "
+    "or that authenticate.",
 )
 _TOO_MANY: Final = text(
     HTTPStatus.SERVICE_UNAVAILABLE, "Too much is asked for at a time; try again later.", RETRY
@@ -136,7 +137,7 @@ class App:
         return _STYLE
 
     async def _landing(self, scope: Scope) -> Response:
-        return self._page_of_now() if is_local(scope) else self._refused
+        return self._page_of_now() if may_see_details(scope) else self._refused
 
     def _page_of_now(self) -> Response:
         """The page, made at most once a second for each snapshot."""
@@ -156,7 +157,9 @@ class App:
 
 async def _details(of: Callable[[str], Awaitable[Response]], scope: Scope) -> Response:
     """What is told to clients on this host only, by the query of their request."""
-    return await of(scope["query_string"].decode("latin-1")) if is_local(scope) else _NOT_LOCAL
+    return (
+        await of(scope["query_string"].decode("latin-1")) if may_see_details(scope) else _NO_DETAILS
+    )
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

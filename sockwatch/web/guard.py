@@ -19,8 +19,10 @@ import h11
 class Rejected(StrEnum):
     """Why a client was turned away; a label value."""
 
+    AUTHENTICATION = "authentication"
     CONNECTIONS = "connections"
     HANDSHAKE = "handshake"
+    RATE = "rate"
     REQUEST_TIMEOUT = "request_timeout"
     RESPONSE_TIMEOUT = "response_timeout"
     TOO_LARGE = "too_large"

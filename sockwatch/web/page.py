@@ -67,7 +67,8 @@ def refusal_page(telemetry_path: str) -> str:
     """What a client elsewhere gets instead of the page."""
     body = (
         "<main>\n<h1>sockwatch</h1>\n<p>This page shows details of connections, so it answers only "
-        "browsers on the host itself, for example through <code>ssh -L</code>.</p>\n"
+        "browsers on the host itself, for example through <code>ssh -L</code>, or that "
+        "authenticate.</p>\n"
         f"<p>The metrics are at {_link(telemetry_path)}.</p>\n</main>"
     )
     return _document("sockwatch", body)

@@ -25,11 +25,16 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from sockwatch.web.access import AUTHENTICATED
 from sockwatch.web.guard import GuardedConnection, Limits, Refusal, Rejected
 from sockwatch.web.responses import ALLOW, Response, raw, text
+from sockwatch.web.tls import Tls
 
 READ_SIZE: Final = 16 * 1024
 """Bytes taken from the kernel at a time. asyncio's 256 KiB would be room for abuse."""
+
+REJECT: Final = "reject"
+"""In a request's state: counts a client that is turned away, for a reason of `Rejected`."""
 
 TOO_SLOW: Final = Refusal(
     HTTPStatus.REQUEST_TIMEOUT, Rejected.REQUEST_TIMEOUT, "This request took too long to arrive."
@@ -98,9 +103,14 @@ class GuardedProtocol(H11Protocol):
     conn: GuardedConnection
 
     def __init__(
-        self, config: Config, state: ServerState, owner: Owner, accepted: socket.socket
+        self,
+        config: Config,
+        state: ServerState,
+        owner: Owner,
+        accepted: socket.socket,
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(config, state, {})
+        super().__init__(config, state, {REJECT: owner.reject})
         self.logger = cast("logging.Logger", owner.log)
         self.conn = GuardedConnection(owner.limits)
         self.timeout_keep_alive = owner.limits.idle  # type: ignore[assignment] # a fraction will do
@@ -108,6 +118,7 @@ class GuardedProtocol(H11Protocol):
         self._owner = owner
         self._limits = owner.limits
         self._accepted = accepted
+        self._tls = tls
         self._connected = False
         self._refused = False
         self._request: RequestResponseCycle | None = None
@@ -122,10 +133,19 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         # Any byte left in our buffer counts as paused, so that resuming means all is sent.
-        transport.set_write_buffer_limits(high=1)
-        transport.max_size = READ_SIZE  # type: ignore[attr-defined] # asyncio's transports have it
+        if self._tls is None:
+            transport.set_write_buffer_limits(high=1)
+            transport.max_size = READ_SIZE  # type: ignore[attr-defined] # asyncio's have it
+        else:  # TlsProtocol sees to it that all is sent
+            transport.set_read_buffer_limits(high=READ_SIZE)  # type: ignore[attr-defined]
         super().connection_made(transport)
         self._connected = True
+        certificate = transport.get_extra_info("peercert")
+        if self._tls is not None and not self._tls.admits(certificate):
+            self._owner.reject(Rejected.HANDSHAKE)
+            transport.abort()
+            return
+        self.app_state[AUTHENTICATED] = bool(certificate)
         self._start(self._limits.request, self._request_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:

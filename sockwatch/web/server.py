@@ -12,7 +12,6 @@ import asyncio
 import errno
 import logging
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -24,6 +23,7 @@ from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.listen import check_inherited
 from sockwatch.web.protocol import BUSY, ClientLog, GuardedProtocol, refusal_response
 from sockwatch.web.responses import raw
+from sockwatch.web.tls import Tls, TlsProtocol
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -42,7 +42,7 @@ class Server:
     Args:
         app: what answers.
         limits: what clients may take.
-        ssl_context: serve TLS with it; `None` for plain HTTP.
+        tls: says what to serve TLS with, anew for each connection; `None` for plain HTTP.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Server:
         app: Application,
         *,
         limits: Limits | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        tls: Callable[[], Tls] | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self.log = ClientLog()
         self.rejected: dict[Rejected, int] = dict.fromkeys(Rejected, 0)
         """Clients turned away since the start; every reason present."""
-        self._ssl = ssl_context
+        self._tls = tls
         self._config = _uvicorn_config(app)
         self._state = ServerState()
         self._listeners: list[socket.socket] = []
@@ -155,9 +155,10 @@ class Server:
         if len(self._connections) >= self.limits.connections and not self._make_room():
             self._turn_away(accepted)
             return
-        connection = GuardedProtocol(self._config, self._state, self, accepted)
+        tls = self._tls() if self._tls else None
+        connection = GuardedProtocol(self._config, self._state, self, accepted, tls)
         self._connections.add(connection)
-        opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
+        opening = asyncio.get_running_loop().create_task(self._open(connection, accepted, tls))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
 
@@ -176,29 +177,26 @@ class Server:
         self.reject(Rejected.CONNECTIONS)
         with accepted, suppress(OSError):
             accepted.settimeout(0)
-            if self._ssl is None:
+            if self._tls is None:
                 accepted.send(raw(refusal_response(BUSY)))
 
-    async def _open(self, connection: GuardedProtocol, accepted: socket.socket) -> None:
+    async def _open(
+        self, connection: GuardedProtocol, accepted: socket.socket, tls: Tls | None
+    ) -> None:
         """Bring a connection to where requests can come: at once, or after a TLS handshake."""
-        timeouts = self._tls_timeouts()
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection, accepted, ssl=self._ssl, **timeouts
-            )
+            if tls is None:
+                await loop.connect_accepted_socket(lambda: connection, accepted)
+            else:  # as asyncio does, but with a protocol for TLS that is ours
+                protocol = TlsProtocol(connection, tls.context, self.limits)
+                await loop.connect_accepted_socket(lambda: protocol, accepted)
+                await protocol.shaken
         except OSError as error:
             _LOG.debug("no connection: %s", error)
             if connection in self._connections:
                 self.reject(Rejected.HANDSHAKE)
                 self.release(connection)
-
-    def _tls_timeouts(self) -> dict[str, float]:
-        if self._ssl is None:
-            return {}
-        return {
-            "ssl_handshake_timeout": self.limits.handshake,
-            "ssl_shutdown_timeout": self.limits.linger,
-        }
 
 
 def _uvicorn_config(app: Application) -> Config:

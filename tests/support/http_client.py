@@ -22,6 +22,7 @@ from sockwatch.observe.snapshot import Snapshot
 from sockwatch.web.app import App
 from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.server import Application, Server
+from sockwatch.web.tls import Tls
 
 PATIENCE = 10.0
 """Seconds after which a test gives up waiting."""
@@ -176,7 +177,8 @@ def serving(
     app = app or App(content or Shelf(), telemetry_path=telemetry_path, host="web1")
     listener = listener or socket.create_server(("127.0.0.1", 0))
     port = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
-    served = Served(Server(app, limits=limits, ssl_context=ssl_context), port)
+    tls = None if ssl_context is None else lambda: Tls(ssl_context)
+    served = Served(Server(app, limits=limits, tls=tls), port)
     thread = threading.Thread(target=served.loop.run_forever, name="serve")
     thread.start()
     try:

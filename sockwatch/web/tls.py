@@ -1,0 +1,92 @@
+"""TLS on a connection: what it is served with, whose certificates are let in, what it may take."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio.sslproto import SSLProtocol
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any, Final, NamedTuple
+
+from sockwatch.web.guard import Limits
+
+Certificate = Mapping[str, Any]
+"""As `ssl.SSLObject.getpeercert` gives it; empty if there is none that was verified."""
+
+_NAMES: Final = frozenset({"DNS", "IP Address", "URI", "email"})
+
+
+class Tls(NamedTuple):
+    """What TLS is served with."""
+
+    context: ssl.SSLContext
+    allowed_sans: frozenset[str] = frozenset()
+    """Names of which a client's certificate, if there is one, must have one; any if empty."""
+
+    def admits(self, certificate: Certificate) -> bool:
+        """Whether a client with this verified certificate, or with none, may go on."""
+        if not certificate or not self.allowed_sans:
+            return True
+        return not self.allowed_sans.isdisjoint(_names(certificate))
+
+
+class TlsProtocol(SSLProtocol):
+    """asyncio's TLS, with buffers for what one scraper needs.
+
+    asyncio keeps 256 KiB for each peer, which would be room for abuse. And to the protocol above it
+    counts as sent what waits in the buffer of the connection below, so that a response would seem
+    to be complete though its reader has stopped. Here the protocol above is paused and resumed by
+    the connection below.
+    """
+
+    max_size = 16 * 1024  # one record of TLS
+
+    def __init__(self, above: asyncio.Protocol, context: ssl.SSLContext, limits: Limits) -> None:
+        loop = asyncio.get_running_loop()
+        self.shaken: asyncio.Future[None] = loop.create_future()
+        """Done with the handshake; has the error if it failed."""
+        self._above = above
+        self._paused = False
+        super().__init__(
+            loop,
+            above,
+            context,
+            self.shaken,
+            server_side=True,
+            ssl_handshake_timeout=limits.handshake,  # type: ignore[arg-type] # a fraction will do
+            ssl_shutdown_timeout=limits.linger,
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the handshake."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  that of a socket
+        transport.set_write_buffer_limits(high=1)
+        super().connection_made(transport)
+
+    def pause_writing(self) -> None:
+        """Some bytes wait until the peer reads."""
+        self._paused = True
+        super().pause_writing()
+        self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        """All bytes have left; those that had to wait above follow, and may have to wait again."""
+        self._paused = False
+        super().resume_writing()
+        if not self._paused:
+            self._above.resume_writing()
+
+
+def plain(name: str) -> str:
+    """A name in the spelling in which names are compared: addresses have several."""
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        return name
+
+
+def _names(certificate: Certificate) -> Iterator[str]:
+    for kind, value in certificate.get("subjectAltName", ()):
+        if kind in _NAMES:
+            yield plain(value) if kind == "IP Address" else value
