@@ -58,6 +58,20 @@ def _sockets(snapshot: Snapshot) -> Metric:
     )
 
 
+def _multipath(snapshot: Snapshot) -> Metric:
+    return _gauge(
+        "sockwatch_mptcp_connections",
+        "MPTCP connections by their own state, as of the last pass that counted the state; their "
+        "paths are among sockwatch_tcp_sockets. Absent if the kernel has no MPTCP.",
+        "family state phase netns",
+        (
+            ((family.label, state.label, phase_of(state), view.netns), number)
+            for view in snapshot.namespaces
+            for (family, state), number in (view.multipath or {}).items()
+        ),
+    )
+
+
 def _peaks(snapshot: Snapshot) -> Metric:
     peaks: Counter[State] = Counter()
     for view in snapshot.namespaces:
@@ -91,7 +105,8 @@ def _connections(snapshot: Snapshot) -> Metric:
         "sockwatch_tcp_connections",
         "TCP connections by service and state, as of the last pass that counted the state. port is "
         "the local port of inbound connections and the remote port of outbound ones; unit the "
-        "systemd unit or container, empty if unknown.",
+        "systemd unit or container, empty if unknown. An MPTCP connection counts once, in its own "
+        "state, and its paths do not.",
         "direction port unit state phase netns",
         (
             ((*service, state.label, phase_of(state), view.netns), states.get(state, 0))
@@ -218,6 +233,7 @@ def _success(snapshot: Snapshot) -> Metric:
 
 FAMILIES: Final[tuple[Callable[[Snapshot], Metric], ...]] = (
     _sockets,
+    _multipath,
     _unowned,
     _connections,
     _folded,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from socket import htons
 from struct import Struct
-from typing import Final
+from typing import ClassVar, Final
 
 from sockwatch.kernel.columns import Table
 from sockwatch.kernel.failures import Cause, PassFailure
@@ -87,6 +87,8 @@ def batches_of_rows(rows: Iterable[Row]) -> Iterator[RowBatch]:
 
 class RowBatch:
     """A batch of rows of one state: slow, but right whatever they are; see `Batch`."""
+
+    multipath: ClassVar[bool] = False
 
     def __init__(self, state: State, rows: Sequence[Row]) -> None:
         self.state = state

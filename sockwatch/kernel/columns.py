@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from sockwatch.kernel.rows import NEGATIVE_EXPIRY, attributes, due
 from sockwatch.kernel.wire import (
@@ -61,6 +61,7 @@ class Table:
     state: State
     cgroup: int | None
     """Word of the low half of the cgroup id, if the messages carry one."""
+    multipath: ClassVar[bool] = False
 
     @classmethod
     def of(cls, messages: memoryview, sequence: int) -> Table | None:

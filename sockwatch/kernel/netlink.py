@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from sockwatch.kernel.batches import batches
-from sockwatch.kernel.diag import DiagSocket, Query
+from sockwatch.kernel.diag import DiagSocket, Dumper, Query
 from sockwatch.kernel.listeners import ListenerReader
+from sockwatch.kernel.multipath import CLOSING, MultipathReader, Subflows
 from sockwatch.kernel.ports import ephemeral_flags
-from sockwatch.kernel.wire import Dump, mask
+from sockwatch.kernel.wire import mask
+from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import Reading, Row
-from sockwatch.tcp.states import State
+from sockwatch.tcp.states import Family, State
 from sockwatch.tcp.tally import Tally
 
 RECEIVE_TIMEOUT: Final = 5.0
@@ -38,20 +39,9 @@ WATCHED: Final = Query(
 BULK: Final = (State.ESTABLISHED, State.TIME_WAIT)
 """The states of healthy connections, whose number follows the load: dumped apart, each alone,
 because messages of one state have one length, and left out of the watch pass altogether."""
+ESTABLISHED: Final = (State.ESTABLISHED,)
 WAITING_PORTS_LIMIT: Final = 64
 """Ports whose unaccepted connections are looked at in one watch: one dump serves all."""
-
-
-class Dumper(Protocol):
-    """What answers dump requests: the kernel, a recording, a test's script."""
-
-    def dump(self, query: Query) -> Dump:
-        """Begin a dump; see `DiagSocket.dump`."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
 
 
 def _kernel() -> Dumper:
@@ -66,8 +56,13 @@ class NetlinkSource:
 
     name: ClassVar[str] = "netlink"
 
-    def __init__(self, connect: Callable[[], Dumper] = _kernel) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Dumper] = _kernel,
+        multipath: MultipathReader | None = None,
+    ) -> None:
         self._connect = connect
+        self._multipath = multipath or MultipathReader()
         self._dumper: Dumper | None = None
         self._listeners = ListenerReader()
         self._waiting: frozenset[int] = frozenset()
@@ -84,18 +79,22 @@ class NetlinkSource:
     def watch(self, follower: Follower | None = None) -> Reading:
         """Read listeners, half-open and closing connections; see `Source.watch`."""
         with self._dumping() as dumper:
-            return self._watch(dumper, follower)[1]
+            look = self._watch(dumper, follower)
+            return Reading(look.listeners, look.watched.finish())
 
     def census(self, follower: Follower | None = None) -> Reading:
         """Read every socket; see `Source.census`."""
         with self._dumping() as dumper:
-            listening, reading = self._watch(dumper, follower)
-            bulk = Tally(listening)
+            look = self._watch(dumper, follower)
+            bulk = look.tally()
+            for connections in self._multipath.read(dumper, look.families or (), ESTABLISHED):
+                look.subflows.of(connections)
+                bulk.add_multipath(connections, connections.state)
             for state in BULK:
                 for batch in batches(dumper.dump(Query(mask(state)))):
                     # Whatever it has become since it was selected: no other dump has it.
-                    bulk.add(batch, state)
-            return replace(reading, bulk=bulk.finish())
+                    look.count(batch, state, bulk)
+            return Reading(look.listeners, look.watched.finish(), bulk.finish())
 
     def close(self) -> None:
         """Close the socket."""
@@ -103,30 +102,31 @@ class NetlinkSource:
             self._dumper.close()
             self._dumper = None
 
-    def _watch(self, dumper: Dumper, follower: Follower | None) -> tuple[Listening, Reading]:
+    def _watch(self, dumper: Dumper, follower: Follower | None) -> _Look:
         listeners = self._listeners.read(dumper.dump(LISTENERS))
-        listening = Listening(listeners, ephemeral_flags())
-        tally = Tally(listening)
+        families = self._multipath.families(self._connect)
+        look = _Look(listeners, Listening(listeners, ephemeral_flags()), families, follower)
         if follower is not None:
-            follower.begin(listening)
+            follower.begin(look.listening)
+        for connections in self._multipath.read(dumper, families or (), CLOSING):
+            look.subflows.of(connections)
+            look.watched.add_multipath(connections, connections.state)
+            look.follow(connections)
         for batch in batches(dumper.dump(WATCHED)):
-            if batch.state in BULK:
-                continue  # it has moved on since it was selected and belongs to the other dump
-            tally.add(batch, batch.state)
-            if follower is not None:
-                follower.add(batch)
+            if batch.state not in BULK:  # else it has moved on and belongs to the other dump
+                look.follow(look.count(batch, batch.state, look.watched))
         if follower is not None:
-            self._show_waiting(dumper, listeners, follower)
-        return listening, Reading(listeners, tally.finish())
+            self._show_waiting(dumper, look)
+        return look
 
-    def _show_waiting(self, dumper: Dumper, listeners: Sequence[Row], follower: Follower) -> None:
+    def _show_waiting(self, dumper: Dumper, look: _Look) -> None:
         """Show the established connections of ports on which some have waited for accept().
 
         A queue that is not empty at one look is normal; at two looks in a row somebody in it may
         have been there all the time. Only then is the extra walk of the kernel's tables made.
         """
         queues: Counter[int] = Counter()
-        for row in listeners:
+        for row in look.listeners:
             queues[row.source_port] += row.receive_queue or 0
         waiting = [port for port, length in queues.most_common(WAITING_PORTS_LIMIT) if length]
         again = [port for port in waiting if port in self._waiting]
@@ -135,7 +135,7 @@ class NetlinkSource:
             return
         for batch in batches(dumper.dump(Query(mask(State.ESTABLISHED), local_ports=again))):
             if batch.state is State.ESTABLISHED:
-                follower.add(batch)
+                look.follow(look.subflows.split(batch)[0])
 
     @contextmanager
     def _dumping(self) -> Iterator[Dumper]:
@@ -146,3 +146,38 @@ class NetlinkSource:
         except BaseException:
             self.close()
             raise
+
+
+class _Look:
+    """A pass under way."""
+
+    def __init__(
+        self,
+        listeners: tuple[Row, ...],
+        listening: Listening,
+        families: Collection[Family] | None,
+        follower: Follower | None,
+    ) -> None:
+        self.listeners = listeners
+        self.listening = listening
+        self.families = families
+        self.subflows = Subflows()
+        self.watched = self.tally()
+        self._follower = follower
+
+    def tally(self) -> Tally:
+        """A tally of this pass, still empty."""
+        return Tally(self.listening, multipath=self.families is not None)
+
+    def count(self, batch: Batch, state: State, tally: Tally) -> Batch:
+        """Count TCP sockets as being in `state`; those of them that are connections."""
+        connections, subflows = self.subflows.split(batch)
+        tally.add(connections, state)
+        if subflows is not None:
+            tally.add_subflows(subflows, state)
+        return connections
+
+    def follow(self, connections: Batch) -> None:
+        """Show connections to whoever follows them."""
+        if self._follower is not None:
+            self._follower.add(connections)

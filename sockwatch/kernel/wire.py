@@ -24,6 +24,10 @@ from sockwatch.tcp.states import State
 
 TCPDIAG_GETSOCK: Final = 18
 """The legacy request (inet_diag.h): one walk of the tables answers for IPv4 and IPv6."""
+SOCK_DIAG_BY_FAMILY: Final = 20
+"""The request for one family (sock_diag.h), by which protocols other than TCP can be asked for."""
+_RECORDS: Final = frozenset({TCPDIAG_GETSOCK, SOCK_DIAG_BY_FAMILY})
+"""A reply has the type of its request."""
 
 HEADER: Final = Struct("=IHHII")
 """struct nlmsghdr: length, type, flags, sequence, port id."""
@@ -100,7 +104,7 @@ def check_message(view: memoryview, at: int, sequence: int) -> tuple[int, Kind]:
         raise PassFailure(Cause.OUT_OF_SEQUENCE, f"reply to {answers}, expected {sequence}")
     if flags & NLM_F_DUMP_INTR:
         raise PassFailure(Cause.INTERRUPTED, "the kernel marked the dump as inconsistent")
-    if kind != TCPDIAG_GETSOCK:
+    if kind not in _RECORDS:
         return at + length, _control(view, at, length, kind)
     if length < ATTRIBUTES_AT:
         raise PassFailure(Cause.TRUNCATED, f"socket record of {length} bytes")

@@ -154,7 +154,8 @@ class NamespaceView:
     netns: str
     """Empty for the namespace sockwatch runs in."""
     sockets: Mapping[tuple[Family, State], int]
-    """Complete over families and over every state that was measured; absent = never measured."""
+    """TCP sockets, complete over families and over every state that was measured; absent = never
+    measured."""
     unowned: Mapping[Unowned, int] | None
     """`None` where the source cannot know."""
     services: Mapping[ServiceKey, Mapping[State, int]]
@@ -167,6 +168,9 @@ class NamespaceView:
     """`None` where the source cannot know, or has not looked yet."""
     destinations: Destinations | None = None
     """`None` before the first census."""
+    multipath: Mapping[tuple[Family, State], int] | None = None
+    """MPTCP connections, complete over families and over every state that was measured; `None`
+    where the kernel has no MPTCP. In `services` each stands in place of its subflows."""
     peaks: Mapping[State, int] = field(default_factory=dict)
     """The highest total that any pass of the last minute saw, for every state counted."""
 

@@ -16,6 +16,15 @@ from sockwatch.tcp.states import Family, State, Unowned
 
 CENSUS_STATES: Final = (State.ESTABLISHED, State.TIME_WAIT)
 """States that only a census counts; all others are as of the last watch."""
+CONNECTED_STATES: Final = (
+    State.ESTABLISHED,
+    State.FIN_WAIT1,
+    State.FIN_WAIT2,
+    State.CLOSE_WAIT,
+    State.LAST_ACK,
+    State.CLOSING,
+)
+"""States in which an MPTCP socket is the connection; before and after, a TCP socket is."""
 
 _FAMILY_AND_STATE: Final = itemgetter(0, 1)
 """Of a Row."""
@@ -50,6 +59,7 @@ def view(  # noqa: PLR0913  two readings and how to read them
         services=kept,
         folded=folded,
         listeners=found,
+        multipath=_multipath(watch.watched, bulk),
     )
 
 
@@ -62,6 +72,16 @@ def _sockets(watch: Reading, bulk: Counts | None) -> Mapping[tuple[Family, State
     return {
         (family, state): counted[family, state] for family in Family for state in sorted(measured)
     }
+
+
+def _multipath(watched: Counts, bulk: Counts | None) -> Mapping[tuple[Family, State], int] | None:
+    """Counts for every family and every state that was measured, zeros included."""
+    if watched.multipath is None:
+        return None
+    known = bulk.multipath if bulk and bulk.multipath is not None else None
+    counted = watched.multipath + (known or Counter())
+    states = CONNECTED_STATES if known is not None else CONNECTED_STATES[1:]
+    return {(family, state): counted[family, state] for family in Family for state in states}
 
 
 def _unowned(watched: Counts, bulk: Counts | None) -> Mapping[Unowned, int] | None:

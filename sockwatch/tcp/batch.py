@@ -21,6 +21,11 @@ class Batch(Protocol):
         """What all of them are in."""
         ...
 
+    @property
+    def multipath(self) -> bool:
+        """Whether they are MPTCP sockets."""
+        ...
+
     def __len__(self) -> int:
         """How many there are."""
         ...
@@ -89,6 +94,10 @@ class Chosen:
     def state(self) -> State:
         """See `Batch`; likewise below."""
         return self._batch.state
+
+    @property
+    def multipath(self) -> bool:
+        return self._batch.multipath
 
     def __len__(self) -> int:
         return self._length

@@ -14,9 +14,9 @@ from guards import need
 from lab import RECIPES, Namespace, Stage
 
 from sockwatch.config import Config
-from sockwatch.kernel.diag import DiagSocket
+from sockwatch.kernel.diag import DiagSocket, Dumper
 from sockwatch.kernel.failures import Cause, PassFailure
-from sockwatch.kernel.netlink import Dumper, NetlinkSource
+from sockwatch.kernel.netlink import NetlinkSource
 from sockwatch.kernel.psutil_source import PsutilSource
 from sockwatch.observe.snapshot import PassKind, Snapshot
 from sockwatch.poll import Clocks, Poller

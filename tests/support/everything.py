@@ -21,7 +21,7 @@ from sockwatch.observe.snapshot import (
     StuckKey,
 )
 from sockwatch.tcp.causes import Cause
-from sockwatch.tcp.states import Direction, State, Unowned
+from sockwatch.tcp.states import Direction, Family, State, Unowned
 
 APP: Final = ServiceKey(Direction.INBOUND, "8080", "app.service")
 DATABASE: Final = ServiceKey(Direction.OUTBOUND, "5432", "app.service")
@@ -53,6 +53,7 @@ DESTINATIONS: Final = Destinations(
     crowded=(DestinationUse("192.0.2.1", "198.51.100.7:5432", 9_000, 8_800),),
     unanswered={"198.51.100.9:443": 3},
 )
+MULTIPATH: Final = {(Family.INET, State.ESTABLISHED): 5, (Family.INET6, State.CLOSE_WAIT): 2}
 PEAKS: Final = {State.CLOSE_WAIT: 500, State.SYN_RECV: 7, State.ESTABLISHED: 170}
 
 
@@ -80,7 +81,7 @@ def _host() -> Snapshot:
         folded=7,
     )
     (view,) = seen.namespaces
-    view = replace(view, stuck=STUCK, destinations=DESTINATIONS, peaks=PEAKS)
+    view = replace(view, stuck=STUCK, destinations=DESTINATIONS, peaks=PEAKS, multipath=MULTIPATH)
     known = {PassKind.WATCH: passes(1800, 2), PassKind.CENSUS: passes(120, 0)}
     return with_figures(replace(seen, namespaces=(view,), passes=known), FIGURES)
 

@@ -19,6 +19,8 @@ NOOP, ERROR, DONE, OVERRUN = 1, 2, 3, 4
 NLM_F_MULTI, NLM_F_DUMP_INTR = 0x02, 0x10
 # include/uapi/linux/inet_diag.h
 TCPDIAG_GETSOCK: Final = 18
+# include/uapi/linux/sock_diag.h
+SOCK_DIAG_BY_FAMILY: Final = 20
 SHUTDOWN, SKV6ONLY, MARK, CGROUP_ID, SOCKOPT = 8, 11, 15, 21, 22
 
 TIME_WAIT_TIMER: Final = 3
@@ -107,6 +109,7 @@ def record(
     sequence: int = SEQUENCE,
     state: int | None = None,
     more: bytes = b"",
+    kind: int = TCPDIAG_GETSOCK,
 ) -> bytes:
     """The reply that describes a row.
 
@@ -117,9 +120,10 @@ def record(
         sequence: of the request.
         state: the number on the wire, if it is not that of the row.
         more: further attributes.
+        kind: the type of the request.
     """
     body = description(row, row.state if state is None else state)
-    return message(TCPDIAG_GETSOCK, body + attributes(row, generation, mark) + more, sequence)
+    return message(kind, body + attributes(row, generation, mark) + more, sequence)
 
 
 def description(row: Row, state: int) -> bytes:

@@ -52,6 +52,7 @@ def counter(labels: str = "") -> Shape:
 
 CATALOGUE: Final = {
     "sockwatch_tcp_sockets": gauge("family state phase netns"),
+    "sockwatch_mptcp_connections": gauge("family state phase netns"),
     "sockwatch_tcp_unowned_sockets": gauge("kind netns"),
     "sockwatch_tcp_connections": gauge("direction port unit state phase netns"),
     "sockwatch_folded_label_sets": gauge(),

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from mixtures import GENERATION, LISTENED, NAMED_STATES, listener, rows
 from replies import Generation, done, error, message, overrun, record
 
+from sockwatch.kernel.diag import Dumper
 from sockwatch.kernel.failures import Cause, PassFailure
-from sockwatch.kernel.netlink import BULK, WAITING_PORTS_LIMIT, Dumper, NetlinkSource
+from sockwatch.kernel.multipath import MultipathReader
+from sockwatch.kernel.netlink import BULK, WAITING_PORTS_LIMIT, NetlinkSource
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import Reading, Row
@@ -57,8 +59,13 @@ DUMPS: Final = {"probe": 1, "watch": 2, "census": 4}
 EACH_DUMP: Final = [(read, nth) for read, number in DUMPS.items() for nth in range(number)]
 
 
+def source_on(connect: Callable[[], Dumper]) -> NetlinkSource:
+    """The source on a host without MPTCP."""
+    return NetlinkSource(connect, MultipathReader(lambda: None))
+
+
 def census_of(answer: Answer) -> Reading:
-    return NetlinkSource(lambda: FakeKernel(answer)).census()
+    return source_on(lambda: FakeKernel(answer)).census()
 
 
 def totals(reading: Reading) -> Counter[tuple[Family, State]]:
@@ -72,7 +79,7 @@ def totals(reading: Reading) -> Counter[tuple[Family, State]]:
 
 def masks(read: str) -> list[int]:
     sockets = Sockets(listing(HOST))
-    READS[read](NetlinkSource(sockets))
+    READS[read](source_on(sockets))
     return sockets.made[0].masks
 
 
@@ -98,7 +105,7 @@ def test_a_probe_asks_for_listeners_alone() -> None:
 
 def test_one_socket_serves_all_passes() -> None:
     sockets = Sockets(listing(HOST))
-    source = NetlinkSource(sockets)
+    source = source_on(sockets)
     for read in READS.values():
         read(source)
     assert len(sockets.made) == 1
@@ -132,7 +139,7 @@ def looked_into(*looks: list[Row]) -> list[tuple[int, ...]]:
     """The ports whose established connections are asked for in each of several watches."""
     now: list[Row] = []
     kernel = FakeKernel(listing(now))
-    source = NetlinkSource(lambda: kernel)
+    source = source_on(lambda: kernel)
     asked: list[tuple[int, ...]] = []
     for look in looks:
         now[:] = look
@@ -163,7 +170,7 @@ def test_no_more_ports_are_looked_into_than_one_request_takes() -> None:
 
 def test_who_follows_is_shown_the_watched_and_those_who_wait() -> None:
     onlooker = Onlooker()
-    source = NetlinkSource(lambda: FakeKernel(listing(HOST)))
+    source = source_on(lambda: FakeKernel(listing(HOST)))
     source.watch(onlooker)
     source.watch(onlooker)
     assert onlooker.listening is not None
@@ -196,7 +203,7 @@ def test_any_host_is_counted_right(
 
 
 def test_a_watch_says_nothing_of_the_healthy_states() -> None:
-    reading = NetlinkSource(lambda: FakeKernel(listing(HOST))).watch()
+    reading = source_on(lambda: FakeKernel(listing(HOST))).watch()
     assert reading.bulk is None
     assert {state for _, state in reading.watched.sockets}.isdisjoint({*BULK, State.LISTEN})
     assert reading.watched.sockets[Family.INET, State.CLOSE_WAIT] == 2
@@ -293,7 +300,7 @@ def test_a_failure_in_any_dump_discards_the_pass_and_the_socket(
 ) -> None:
     failure, cause = FAILURES[name]
     sockets = Sockets(failing_at(nth, failure, listing(HOST)), listing(HOST))
-    source = NetlinkSource(sockets)
+    source = source_on(sockets)
     with pytest.raises(PassFailure) as caught:
         READS[read](source)
     assert caught.value.cause is cause
@@ -312,7 +319,7 @@ def test_a_socket_that_cannot_be_opened_is_tried_again_next_time(read: str) -> N
             raise refusals.pop()
         return FakeKernel(listing(HOST))
 
-    source = NetlinkSource(connect)
+    source = source_on(connect)
     for _ in range(2):
         with pytest.raises(PassFailure):
             READS[read](source)
@@ -331,7 +338,7 @@ def test_a_pass_that_is_broken_off_leaves_no_dump_behind() -> None:
         raise Signal
 
     sockets = Sockets(answer, listing(HOST))
-    source = NetlinkSource(sockets)
+    source = source_on(sockets)
     with pytest.raises(Signal):
         source.census()
     source.census()
@@ -341,5 +348,5 @@ def test_a_pass_that_is_broken_off_leaves_no_dump_behind() -> None:
 def test_nothing_is_opened_before_the_first_pass() -> None:
     """The socket sees the network namespace of the thread that reads."""
     sockets = Sockets(listing(HOST))
-    NetlinkSource(sockets).close()
+    source_on(sockets).close()
     assert sockets.made == []

@@ -60,6 +60,43 @@ def test_every_socket_is_counted_by_family_and_state() -> None:
         assert tuple(counted[family, state] for family in Family) == expected
 
 
+MULTIPATH = (
+    State.ESTABLISHED,
+    State.FIN_WAIT1,
+    State.FIN_WAIT2,
+    State.CLOSE_WAIT,
+    State.LAST_ACK,
+    State.CLOSING,
+)
+
+
+def with_multipath(closing: int, established: int) -> Reading:
+    found = reading()
+    found.watched.multipath = Counter({(Family.INET6, State.CLOSE_WAIT): closing})
+    assert found.bulk is not None
+    found.bulk.multipath = Counter({(Family.INET, State.ESTABLISHED): established})
+    return found
+
+
+def test_mptcp_connections_have_a_zero_for_every_family_and_state_they_count_in() -> None:
+    counted = seen(with_multipath(3, 0), with_multipath(0, 4)).multipath
+    assert counted == dict.fromkeys(product(Family, MULTIPATH), 0) | {
+        (Family.INET6, State.CLOSE_WAIT): 3,
+        (Family.INET, State.ESTABLISHED): 4,
+    }
+
+
+def test_before_the_first_census_established_mptcp_connections_are_absent() -> None:
+    counted = view(with_multipath(3, 4), None, lambda _: "", 10).multipath
+    assert counted is not None
+    assert {state for _, state in counted} == {*MULTIPATH[1:]}
+    assert sum(counted.values()) == 3
+
+
+def test_without_mptcp_in_the_kernel_nothing_is_said_of_it() -> None:
+    assert seen(reading()).multipath is None
+
+
 def test_the_newest_watch_and_an_older_census_are_put_together() -> None:
     census = reading(
         listening(80),

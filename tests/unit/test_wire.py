@@ -131,7 +131,7 @@ BROKEN = {
     "inconsistent end": (message(3, bytes(4), flags=2 | NLM_F_DUMP_INTR), Cause.INTERRUPTED),
     "acknowledgement": (error(0), Cause.MALFORMED),
     "error without an errno": (message(2, b""), Cause.MALFORMED),
-    "reply of type 20": (message(20, bytes(72)), Cause.MALFORMED),
+    "reply of type 21": (message(21, bytes(72)), Cause.MALFORMED),
     "no-operation with a socket in it": (message(1, bytes(72)), Cause.MALFORMED),
 }
 
