@@ -161,35 +161,3 @@ def test_who_may_scrape_is_set_where_the_port_is_opened(listening: Machine) -> N
     assert "sockwatch_build_info" in listening.get(f"{URL}/metrics")
     with pytest.raises(MachineError, match="timed out"):
         listening.get(f"http://{ADDRESS}:10077/metrics")
-
-
-# Credentials
-
-
-def test_the_files_that_only_root_may_read_reach_the_daemon(plain: Machine) -> None:
-    plain.write("/etc/sockwatch/web.yml", "secret: yes\n")
-    plain.run("chmod", "600", "/etc/sockwatch/web.yml")
-    plain.systemctl("start", "sockwatch")
-    credential = "/run/credentials/sockwatch.service/web.yml"
-    uid = plain.run("stat", "--format=%u", credential).strip()
-    plain.run("rm", "/etc/sockwatch/web.yml")
-    as_daemon = ("setpriv", f"--reuid={uid}", "--clear-groups", "cat", credential)
-    assert plain.run(*as_daemon) == "secret: yes\n"
-    with pytest.raises(MachineError, match="Permission denied"):
-        plain.run("setpriv", "--reuid=65534", "--clear-groups", "cat", credential)
-
-
-def test_without_such_files_it_starts_all_the_same(plain: Machine) -> None:
-    plain.systemctl("start", "sockwatch")
-    assert plain.run("cat", "/run/credentials/sockwatch.service/web.yml").startswith("missing-")
-
-
-def test_who_asks_for_protection_without_the_file_gets_no_open_port(plain: Machine) -> None:
-    file = "/run/credentials/sockwatch.service/web.yml"
-    plain.write(
-        f"{OVERRIDES}/50-web.conf", f"[Service]\nEnvironment=SOCKWATCH_WEB_CONFIG_FILE={file}\n"
-    )
-    enable(plain)
-    with pytest.raises(MachineError):
-        plain.systemctl("start", "sockwatch")
-    assert "10077" not in plain.run("ss", "-ltnH")
