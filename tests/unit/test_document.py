@@ -1,10 +1,12 @@
 """The JSON of one look: keys that stay, null for what is not known, everything as it was read."""
 
 import json
+from dataclasses import replace
 from typing import Any, Final
 
 import pytest
 from arbitrary_snapshots import SNAPSHOTS
+from everything import STUCK
 from hypothesis import given, settings
 from kernel_figures import FIGURES, MIB, UNKNOWN, with_figures
 from snapshots import (
@@ -131,6 +133,27 @@ def test_a_leaking_host() -> None:
         ],
         "stuck": None,
         "figures": None,
+    }
+
+
+def test_stuck_connections_are_told_by_service_state_and_cause() -> None:
+    told = only_namespace(of_namespaces(replace(namespace(), stuck=STUCK)))["stuck"]
+    app = {"direction": "inbound", "port": "8080", "unit": "app.service"}
+    database = {"direction": "outbound", "port": "5432", "unit": "app.service"}
+    assert told == {
+        "connections": [
+            {**app, "state": "close_wait", "cause": "data_unread", "connections": 3},
+            {**app, "state": "close_wait", "cause": "not_closed", "connections": 400},
+            {**database, "state": "syn_sent", "cause": "unanswered", "connections": 1},
+        ],
+        "oldest": [
+            {**app, "state": "close_wait", "age_seconds": 5400.5},
+            {**database, "state": "syn_sent", "age_seconds": 12.25},
+        ],
+        "limits": {"close_wait": 60.0, "syn_sent": 10.0, "last_ack": 30.0},
+        "followed": 413,
+        "followed_limit": 200_000,
+        "stride": 1,
     }
 
 
