@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from heapq import nlargest
 from socket import inet_ntop, ntohs
 from struct import Struct
 from typing import Final
 
 from sockwatch.observe.snapshot import Destinations, DestinationUse, Marked, Stuck
-from sockwatch.tcp.records import Counts, Destination
+from sockwatch.tcp.records import Counts, Destination, RawDestination
 from sockwatch.tcp.states import Family, State
-from sockwatch.tcp.tally import plain_address
+from sockwatch.tcp.tally import destination, plain_address
 
 MOST_SHOWN: Final = 20
 """Destinations told apart at most."""
@@ -34,14 +34,17 @@ def destinations(watched: Counts, bulk: Counts, ports: int | None) -> Destinatio
         bulk: what it read of all others.
         ports: how many ephemeral ports there are, `None` if unknown.
     """
-    in_use: dict[Destination, int] = {}
+    in_use: Counter[RawDestination] = Counter()
     for counted in (watched.destinations, bulk.destinations):
-        for (target, _), number in counted.items():
-            in_use[target] = in_use.get(target, 0) + number
+        for some in counted.values():
+            in_use.update(some)
     threshold = max(1.0, ports * SHOWN_FROM) if ports is not None else 1.0
-    crowded = {target: number for target, number in in_use.items() if number > threshold}
-    fullest = _by_fullest_source(crowded).items()
-    shown = nlargest(MOST_SHOWN, ((number, target) for target, number in fullest))
+    crowded = {destination(raw): raw for raw, number in in_use.items() if number > threshold}
+    fullest: dict[tuple[bytes, int], tuple[int, Destination]] = {}
+    for target, raw in crowded.items():
+        use, end = (in_use[raw], target), (target.destination, target.port)
+        fullest[end] = max(use, fullest.get(end, use))
+    in_time_wait = bulk.destinations.get(State.TIME_WAIT, Counter())
     return Destinations(
         ports=ports,
         in_use_max=max(in_use.values(), default=0),
@@ -50,21 +53,11 @@ def destinations(watched: Counts, bulk: Counts, ports: int | None) -> Destinatio
                 source=_text(target.source),
                 destination=endpoint(target.destination, target.port),
                 in_use=number,
-                time_wait=bulk.destinations[target, State.TIME_WAIT],
+                time_wait=in_time_wait[crowded[target]],
             )
-            for number, target in shown
+            for number, target in nlargest(MOST_SHOWN, fullest.values())
         ),
     )
-
-
-def _by_fullest_source(in_use: Mapping[Destination, int]) -> Mapping[Destination, int]:
-    """One for each remote end: each source address has all ports to itself."""
-    fullest: dict[tuple[bytes, int], Destination] = {}
-    for target, number in in_use.items():
-        other = fullest.setdefault((target.destination, target.port), target)
-        if (number, target) > (in_use[other], other):
-            fullest[target.destination, target.port] = target
-    return {target: in_use[target] for target in fullest.values()}
 
 
 def unanswered(stuck: Stuck) -> dict[str, int]:

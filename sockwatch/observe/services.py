@@ -17,6 +17,11 @@ Services = Mapping[ServiceKey, Mapping[State, int]]
 _NO_CONNECTIONS: Final[Mapping[State, int]] = MappingProxyType({})
 
 
+@lru_cache(maxsize=1 << 14)
+def _key(direction: Direction, port: int, unit: str) -> ServiceKey:
+    return ServiceKey(direction, str(port), unit)
+
+
 class Namer:
     """Names the service of a connection by its port and cgroup.
 
@@ -33,7 +38,7 @@ class Namer:
         unit = self._unit_of(cgroup)
         if not cgroup and direction is Direction.INBOUND:
             unit = self._heirs.get(port, "")
-        return ServiceKey(direction, str(port), unit)
+        return _key(direction, port, unit)
 
     @cached_property
     def _heirs(self) -> Mapping[int, str]:
@@ -53,13 +58,8 @@ def services(
             result[key] = {state: number}
         else:
             states[state] = states.get(state, 0) + number
-    idle = (_listened(listener.port, listener.unit) for listener in found)
+    idle = (_key(Direction.INBOUND, listener.port, listener.unit) for listener in found)
     return dict.fromkeys(idle, _NO_CONNECTIONS) | result
-
-
-@lru_cache(maxsize=1 << 14)
-def _listened(port: int, unit: str) -> ServiceKey:
-    return ServiceKey(Direction.INBOUND, str(port), unit)
 
 
 def fold(
@@ -84,7 +84,7 @@ def fold(
 
     # Most services of a host with that many have no connections: those need no ranking.
     busy = sorted((key for key, some in found.items() if some), key=interest, reverse=True)
-    idle = [key for key, some in found.items() if not some]
+    idle = (key for key, some in found.items() if not some)
     ranked = busy + sorted(idle, key=shown.__contains__, reverse=True)
     kept = {key: found[key] for key in ranked[:limit]}
     return kept | _others(found, ranked[limit:]), len(ranked) - limit

@@ -71,6 +71,11 @@ class Destination(NamedTuple):
     port: int
 
 
+RawDestination = tuple[int, ...]
+"""A destination as counted, for there may be many and few are looked at: port and words of the
+addresses (two, or eight) as read natively; `tally.destination` tells what it stands for."""
+
+
 @dataclass(slots=True)
 class Counts:
     """Sockets counted by key while a dump is read; bounded by keys, not by sockets."""
@@ -78,7 +83,7 @@ class Counts:
     sockets: Counter[tuple[Family, State]] = field(default_factory=Counter)
     """TCP sockets."""
     services: Counter[ServicePort] = field(default_factory=Counter)
-    destinations: Counter[tuple[Destination, State]] = field(default_factory=Counter)
+    destinations: dict[State, Counter[RawDestination]] = field(default_factory=dict)
     """Ephemeral ports in use toward each destination, by state."""
     half_open: Counter[Endpoint] = field(default_factory=Counter)
     """SYN_RECV by the local end."""

@@ -18,7 +18,7 @@ from sockwatch.tcp.listening import (
     OUTBOUND_FIXED,
     Listening,
 )
-from sockwatch.tcp.records import Counts, Destination, Endpoint, ServicePort
+from sockwatch.tcp.records import Counts, Destination, Endpoint, RawDestination, ServicePort
 from sockwatch.tcp.states import Direction, Family, State, Unowned
 
 TIMER_TIME_WAIT: Final = 3
@@ -28,13 +28,16 @@ PENDING_LIMIT: Final = 16_384
 """Distinct outbound keys collected before they are folded: bounds memory when every connection
 goes to a destination of its own."""
 DESTINATIONS_LIMIT: Final = 16_384
-"""Destinations followed at most (see `thin`)."""
+"""Destinations followed at most in each state (see `thin`)."""
 
 _INET_WORDS: Final = 2
 """Address words of an IPv4 connection: one for each end."""
+_INET_DESTINATION: Final = 1 + _INET_WORDS
+"""Length of the key of an IPv4 destination."""
 _WORD: Final = Struct("=I")
 _ADDRESS: Final = Struct("=IIII")
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+_MAPPED_WORDS: Final = Struct("=III").unpack(_MAPPED)
 
 _WITHOUT_FILE: Final = {
     State.SYN_RECV: Unowned.HALF_OPEN,
@@ -71,9 +74,10 @@ class Tally:
             resent=Counter() if unowned else None,
             multipath=Counter() if multipath else None,
         )
-        self._inbound: _ByState[tuple[int, int]] = {}
-        self._fixed: _ByState[tuple[int, int]] = {}
+        self._inbound: _ByState[tuple[int, ...]] = {}
         self._outbound: _ByState[tuple[int, ...]] = {}
+        self._pending: _ByState[tuple[int, ...]] = {}
+        """Outbound ones with what they use up ports against, not yet counted by both."""
 
     def add(self, batch: Batch, state: State) -> None:
         """Count a batch as being in `state`."""
@@ -87,10 +91,7 @@ class Tally:
         _count_families(batch, state, self._counts.sockets)
         keys = zip(batch.remote_ports(), *_address_columns(batch), strict=True)
         outbound = self._listening.roles_in(batch).translate(ONLY[OUTBOUND_EPHEMERAL])
-        destinations = self._counts.destinations
-        for (raw_port, *words), number in Counter(compress(keys, outbound)).items():
-            destinations[Destination(*_addresses(words), ntohs(raw_port)), state] += number
-        thin(destinations, DESTINATIONS_LIMIT)
+        thin(_add(self._counts.destinations, state, keys, outbound), DESTINATIONS_LIMIT)
 
     def add_multipath(self, batch: Batch, state: State) -> None:
         """Count MPTCP connections; it is their subflows that take ports."""
@@ -107,13 +108,13 @@ class Tally:
             _add(self._inbound, state, sides, roles.translate(ONLY[INBOUND]))
         if OUTBOUND_FIXED in roles:
             sides = zip(cgroups, batch.remote_ports(), strict=True)
-            _add(self._fixed, state, sides, roles.translate(ONLY[OUTBOUND_FIXED]))
+            _add(self._outbound, state, sides, roles.translate(ONLY[OUTBOUND_FIXED]))
         if OUTBOUND_EPHEMERAL in roles:
             columns = (cgroups, batch.remote_ports(), *_address_columns(batch))
             mask = roles.translate(ONLY[OUTBOUND_EPHEMERAL])
-            outbound = _add(self._outbound, state, zip(*columns, strict=True), mask)
-            if len(outbound) > PENDING_LIMIT:
-                self._fold_outbound(state, outbound)
+            pending = _add(self._pending, state, zip(*columns, strict=True), mask)
+            if len(pending) > PENDING_LIMIT:
+                self._settle(state, pending)
 
     def _add_half_open(self, batch: Batch) -> None:
         ends = [*_local_ends(batch)]
@@ -123,26 +124,28 @@ class Tally:
 
     def finish(self) -> Counts:
         """All that was counted."""
-        self._fold_ports(Direction.INBOUND, self._inbound)
-        self._fold_ports(Direction.OUTBOUND, self._fixed)
-        for state, outbound in self._outbound.items():
-            self._fold_outbound(state, outbound)
+        for state, pending in self._pending.items():
+            self._settle(state, pending)
+        for counted in self._counts.destinations.values():
+            _normalise(counted)
+        self._name(Direction.INBOUND, self._inbound)
+        self._name(Direction.OUTBOUND, self._outbound)
         return self._counts
 
-    def _fold_ports(self, direction: Direction, counted: _ByState[tuple[int, int]]) -> None:
+    def _settle(self, state: State, pending: Counter[tuple[int, ...]]) -> None:
+        outbound = self._outbound.setdefault(state, Counter())
+        destinations = self._counts.destinations.setdefault(state, Counter())
+        for key, number in pending.items():
+            outbound[key[:2]] = outbound.get(key[:2], 0) + number
+            destinations[key[1:]] = destinations.get(key[1:], 0) + number
+        pending.clear()
+        thin(destinations, DESTINATIONS_LIMIT)
+
+    def _name(self, direction: Direction, counted: _ByState[tuple[int, ...]]) -> None:
         services = self._counts.services
         for state, keys in counted.items():
             for (cgroup, raw_port), number in keys.items():
-                services[ServicePort(direction, ntohs(raw_port), cgroup, state)] += number
-
-    def _fold_outbound(self, state: State, outbound: Counter[tuple[int, ...]]) -> None:
-        services, destinations = self._counts.services, self._counts.destinations
-        for (cgroup, raw_port, *words), number in outbound.items():
-            port = ntohs(raw_port)
-            services[ServicePort(Direction.OUTBOUND, port, cgroup, state)] += number
-            destinations[Destination(*_addresses(words), port), state] += number
-        outbound.clear()
-        thin(destinations, DESTINATIONS_LIMIT)
+                services[ServicePort(direction, ntohs(raw_port), cgroup, state)] = number
 
 
 def _add(counted: _ByState[Key], state: State, keys: Iterable[Key], mask: bytes) -> Counter[Key]:
@@ -201,11 +204,11 @@ def plain_address(address: bytes) -> bytes:
     return address[len(_MAPPED) :] if is_mapped else address
 
 
-def thin(counter: Counter[tuple[Destination, State]], limit: int) -> None:
-    """Keep the heaviest `limit` keys (the summary of Misra and Gries).
+def thin(counter: Counter[Key], limit: int) -> None:
+    """Once there are more than twice as many, keep the heaviest `limit` keys.
 
-    The count of the heaviest key that goes is taken from all, so whatever is left is too low by
-    at most (all that was counted) / `limit`, and exact as long as `limit` was never exceeded.
+    This is the summary of Misra and Gries: the count of the heaviest key that goes is taken from
+    all, so whatever is left is too low by at most (all that was counted) / `limit`.
     """
     if len(counter) <= 2 * limit:
         return
@@ -213,3 +216,29 @@ def thin(counter: Counter[tuple[Destination, State]], limit: int) -> None:
     spent = heaviest.pop()[1]
     counter.clear()
     counter.update({key: number - spent for key, number in heaviest if number > spent})
+
+
+def _normalise(counted: Counter[RawDestination]) -> None:
+    """Give each destination one key, whatever else was in the batches it came in."""
+    for key in [key for key in counted if len(key) != _INET_DESTINATION]:
+        number = counted.pop(key)
+        counted[_normal(*key)] += number
+
+
+def _normal(raw_port: int, family: int, *words: int) -> RawDestination:
+    source, target = words[:4], words[4:]
+    if family == Family.INET:
+        return raw_port, source[0], target[0]
+    if source[:3] == target[:3] == _MAPPED_WORDS:
+        return raw_port, source[3], target[3]
+    return raw_port, *words
+
+
+def destination(raw: RawDestination) -> Destination:
+    """What a key of `Counts.destinations` stands for."""
+    raw_port, *words = raw
+    if len(words) == _INET_WORDS:
+        source, target = map(_WORD.pack, words)
+    else:
+        source, target = _ADDRESS.pack(*words[:4]), _ADDRESS.pack(*words[4:])
+    return Destination(plain_address(source), plain_address(target), ntohs(raw_port))

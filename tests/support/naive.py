@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
 from collections.abc import Iterable
 from socket import htons
 from typing import Final
 
 from sockwatch.tcp.listening import OUTBOUND_FIXED, Listening
-from sockwatch.tcp.records import Counts, Destination, Endpoint, Row, ServicePort
+from sockwatch.tcp.records import Counts, Endpoint, RawDestination, Row, ServicePort
 from sockwatch.tcp.states import Direction, State, Unowned
 
 TIME_WAIT_TIMER: Final = 3
 """net/ipv4/tcp_diag.c: idiag_timer of TIME_WAIT and FIN_WAIT2 minis."""
 
+INET_SIZE: Final = 4
 MAPPED: Final = "00" * 10 + "ffff"
 
 NOT_ACCEPTED_STATES: Final = (State.ESTABLISHED, State.CLOSE_WAIT)
@@ -55,7 +58,8 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
             service.direction is Direction.OUTBOUND
             and listening.roles[row.family][htons(row.source_port)] != OUTBOUND_FIXED
         ):
-            counts.destinations[_destination(row), row.state] += 1
+            reached = counts.destinations.setdefault(row.state, Counter())
+            reached[raw_destination(row.source, row.destination, row.destination_port)] += 1
         if row.state is State.SYN_RECV:
             end = Endpoint(_plain(row.source), row.source_port)
             counts.half_open[end] += 1
@@ -67,8 +71,12 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
     return counts
 
 
-def _destination(row: Row) -> Destination:
-    return Destination(_plain(row.source), _plain(row.destination), row.destination_port)
+def raw_destination(source: bytes, destination: bytes, port: int) -> RawDestination:
+    """The key that a destination is counted by, from addresses of 4 or 16 bytes."""
+    plain = _plain(source), _plain(destination)
+    both = plain if max(map(len, plain)) == INET_SIZE else (source, destination)
+    words = (end[at : at + 4] for end in both for at in range(0, len(end), 4))
+    return htons(port), *(int.from_bytes(word, sys.byteorder) for word in words)
 
 
 def _plain(address: bytes) -> bytes:

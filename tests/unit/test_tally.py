@@ -5,13 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from socket import ntohs
 from struct import pack
-from typing import Final, TypeAlias
+from typing import Final
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mixtures import LISTENED, listener, mixed_dumps, rows, uniform_datagrams
-from naive import naive_counts
+from naive import naive_counts, raw_destination
 from recorded import load
 from replies import (
     CGROUP_ID,
@@ -34,9 +34,16 @@ from sockwatch.kernel.wire import Kind, check_message
 from sockwatch.tcp import tally
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.listening import Listening
-from sockwatch.tcp.records import Counts, Destination, Row, ServicePort
+from sockwatch.tcp.records import (
+    Counts,
+    Destination,
+    Endpoint,
+    RawDestination,
+    Row,
+    ServicePort,
+)
 from sockwatch.tcp.states import Direction, Family, State, Unowned
-from sockwatch.tcp.tally import Tally, plain_address, thin
+from sockwatch.tcp.tally import Tally, destination, plain_address, thin
 
 UNHURRIED = settings(deadline=None)
 INBOUND, OUTBOUND = Direction.INBOUND, Direction.OUTBOUND
@@ -145,8 +152,9 @@ def test_small_bounds_change_no_count_of_services(state: State, data: st.DataObj
         found = tallied(datagrams, state, listeners)
     assert (found.services, found.sockets) == (expected.services, expected.sockets)
     assert found.unowned == expected.unowned
-    assert len(found.destinations) <= 6
-    assert found.destinations <= expected.destinations
+    for each, kept in found.destinations.items():
+        assert len(kept) <= 6
+        assert kept <= expected.destinations[each]
 
 
 @pytest.mark.parametrize("reader", ["root", "nobody"])
@@ -210,6 +218,10 @@ def address(text: str) -> bytes:
     return ip_address(text).packed
 
 
+def reached(source: str, destination: str, port: int) -> RawDestination:
+    return raw_destination(address(source), address(destination), port)
+
+
 EXPECTED = Counts(
     sockets=Counter({(Family.INET, ESTABLISHED): 6, (Family.INET6, ESTABLISHED): 3}),
     services=Counter(
@@ -221,12 +233,11 @@ EXPECTED = Counts(
             ServicePort(OUTBOUND, 80, 8, ESTABLISHED): 1,
         }
     ),
-    destinations=Counter(
-        {
-            (Destination(address("10.0.0.1"), address("10.0.0.2"), 443), ESTABLISHED): 3,
-            (Destination(address("::1"), address("::1"), 80), ESTABLISHED): 1,
-        }
-    ),
+    destinations={
+        ESTABLISHED: Counter(
+            {reached("10.0.0.1", "10.0.0.2", 443): 3, reached("::1", "::1", 80): 1},
+        )
+    },
     unowned=Counter({Unowned.NOT_ACCEPTED: 1}),
 )
 
@@ -258,8 +269,7 @@ def test_minis_have_no_owner_and_no_cgroup(generation: str, general_rows: list[R
         ServicePort(INBOUND, 80, 0, TIME_WAIT): 1,
         ServicePort(OUTBOUND, 443, 0, TIME_WAIT): 1,
     }
-    target = Destination(address("10.0.0.1"), address("10.0.0.2"), 443)
-    assert found.destinations == {(target, TIME_WAIT): 1}
+    assert found.destinations == {TIME_WAIT: {reached("10.0.0.1", "10.0.0.2", 443): 1}}
     assert not general_rows
 
 
@@ -430,10 +440,68 @@ def test_only_mapped_addresses_are_reduced() -> None:
         assert plain_address(address(text)) == address(plain)
 
 
+@pytest.mark.parametrize(
+    ("source", "remote", "plain"),
+    [
+        ("10.0.0.1", "10.0.0.2", ("10.0.0.1", "10.0.0.2")),
+        ("::ffff:10.0.0.1", "::ffff:10.0.0.2", ("10.0.0.1", "10.0.0.2")),
+        ("::1", "2001:db8::2", ("::1", "2001:db8::2")),
+        ("::1", "::ffff:10.0.0.2", ("::1", "10.0.0.2")),
+    ],
+)
+def test_a_key_stands_for_a_destination(source: str, remote: str, plain: tuple[str, str]) -> None:
+    found = counted([connection((source, 40000), (remote, 443))], [])
+    [raw] = found.destinations[ESTABLISHED]
+    assert destination(raw) == Destination(address(plain[0]), address(plain[1]), 443)
+
+
+def test_a_destination_has_one_key_whatever_else_is_in_its_datagram() -> None:
+    """Of a datagram that is IPv4 throughout fewer columns are read."""
+    inet = connection(("10.0.0.1", 40000), ("10.0.0.2", 443))
+    mapped = connection(("::ffff:10.0.0.1", 40001), ("::ffff:10.0.0.2", 443))
+    inet6 = connection(("::1", 40002), ("::1", 443))
+    datagrams = [record(inet) * 2, record(inet) + record(inet6), record(mapped), done()]
+    assert tallied(datagrams, ESTABLISHED, []).destinations == {
+        ESTABLISHED: {reached("10.0.0.1", "10.0.0.2", 443): 4, reached("::1", "::1", 443): 1}
+    }
+
+
+# Half-open
+
+
+def knocking(port: int, retransmits: int, local: str = "10.0.0.1") -> Row:
+    row = connection((local, port), CLIENT, State.SYN_RECV)
+    return row._replace(timer=1, retransmits=retransmits, inode=0)
+
+
+def test_half_open_connections_are_counted_by_where_they_came_to() -> None:
+    rows = [
+        *(knocking(80, again) for again in (0, 0, 1, 5)),
+        knocking(80, 2, "::ffff:10.0.0.1"),
+        knocking(80, 0, "::1"),
+        knocking(443, 0),
+        connection(("10.0.0.1", 80), CLIENT),
+    ]
+    here, home = (Endpoint(address(text), 80) for text in ("10.0.0.1", "::1"))
+    other = Endpoint(address("10.0.0.1"), 443)
+    for some in (batches_of_rows(rows), batches(dump_of(whole_dump(rows)))):
+        found = total(some, LISTENERS["both"])
+        assert found.half_open == {here: 5, home: 1, other: 1}
+        assert found.resent == {here: 3}
+
+
+def test_what_knows_no_timers_does_not_tell_what_was_sent_again() -> None:
+    counter = Tally(Listening([]), unowned=False)
+    for batch in batches_of_rows([knocking(80, 0)]):
+        counter.add(batch, batch.state)
+    counts = counter.finish()
+    assert counts.half_open.total() == 1
+    assert counts.resent is None
+
+
 # Bounds
 
-Key: TypeAlias = tuple[Destination, State]
-KEYS: Final = [(Destination(bytes([number]), b"", 1), ESTABLISHED) for number in range(40)]
+KEYS: Final = [*range(40)]
 BATCHES: Final = st.lists(st.dictionaries(st.sampled_from(KEYS), st.integers(1, 50)), max_size=12)
 
 
@@ -441,11 +509,11 @@ BATCHES: Final = st.lists(st.dictionaries(st.sampled_from(KEYS), st.integers(1, 
 @given(BATCHES, st.integers(1, 12))
 @example([dict.fromkeys(KEYS[:2], 10), *[{KEYS[2]: 9, KEYS[3]: 1, KEYS[4]: 1}] * 11], 2)
 def test_what_is_thinned_out_is_too_low_by_a_bounded_part(
-    batches: list[dict[Key, int]], limit: int
+    batches: list[dict[int, int]], limit: int
 ) -> None:
     """Also of a key that is always a little lighter than those that stay."""
-    exact: Counter[Key] = Counter()
-    thinned: Counter[Key] = Counter()
+    exact: Counter[int] = Counter()
+    thinned: Counter[int] = Counter()
     for batch in batches:
         exact.update(batch)
         thinned.update(batch)
@@ -457,7 +525,7 @@ def test_what_is_thinned_out_is_too_low_by_a_bounded_part(
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), st.integers(1, 50)))
-def test_few_keys_are_counted_exactly(batch: dict[Key, int]) -> None:
+def test_few_keys_are_counted_exactly(batch: dict[int, int]) -> None:
     thinned = Counter(batch)
     thin(thinned, max(len(batch), 1))
     assert thinned == batch
@@ -473,7 +541,8 @@ def test_the_heaviest_destination_survives_any_number_of_others(
     mixture = [row for pair in zip(crowd[:300], heavy, strict=True) for row in pair] + crowd[300:]
     found = tallied(whole_dump(mixture, size=1000), ESTABLISHED, [])
     assert found.services == {ServicePort(OUTBOUND, 443, 0, ESTABLISHED): 1200}
-    assert len(found.destinations) <= 40
-    ((heaviest, _), number) = found.destinations.most_common(1)[0]
-    assert heaviest.destination == address("10.9.9.9")
+    [kept] = found.destinations.values()
+    assert len(kept) <= 40
+    [(heaviest, number)] = kept.most_common(1)
+    assert destination(heaviest).destination == address("10.9.9.9")
     assert 300 - 1200 / 20 <= number <= 300
