@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, Protocol
 
 from sockwatch import __version__
 from sockwatch.commands import check_config, explain, leaks, report, run
@@ -36,6 +36,18 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit; the usage of a command with many flags would hide the message."""
         self.exit(_WRONG_USE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _print_message(self, message: str, file: SupportsWrite | None = None) -> None:
+        """Write; newer versions of argparse would hide that nobody reads it."""
+        (file or sys.stderr).write(message)
+
+
+class SupportsWrite(Protocol):
+    """What help and errors are written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write a text."""
+        ...
 
 
 def parser() -> argparse.ArgumentParser:
