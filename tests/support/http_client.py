@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import http.client
 import socket
@@ -21,6 +22,7 @@ from sockwatch.export.formats import Format
 from sockwatch.observe.snapshot import Snapshot
 from sockwatch.web.app import App
 from sockwatch.web.guard import Limits, Rejected
+from sockwatch.web.protection import Protection
 from sockwatch.web.server import Application, Server
 from sockwatch.web.tls import Tls
 
@@ -140,13 +142,21 @@ def one_reply(connection: socket.socket) -> bytes:
     """The next response of a connection that stays open; its length must be given."""
     data = bytearray()
     while b"\r\n\r\n" not in data:
-        data += connection.recv(1)
+        data += received(connection, 1)
     length = int(data.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
     while length:
-        chunk = connection.recv(length)
+        chunk = received(connection, length)
         data += chunk
         length -= len(chunk)
     return bytes(data)
+
+
+def received(connection: socket.socket, most: int) -> bytes:
+    """Some bytes; the end of the stream is an error."""
+    chunk = connection.recv(most)
+    if not chunk:
+        raise ConnectionAbortedError("the server has closed")
+    return chunk
 
 
 def status_of(answer: bytes | bytearray) -> int:
@@ -170,6 +180,7 @@ def serving(
     app: Application | None = None,
     limits: Limits | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    protection: Protection | None = None,
     telemetry_path: str = "/metrics",
     listener: socket.socket | None = None,
 ) -> Iterator[Served]:
@@ -178,6 +189,8 @@ def serving(
     listener = listener or socket.create_server(("127.0.0.1", 0))
     port = 0 if listener.family == socket.AF_UNIX else listener.getsockname()[1]
     tls = None if ssl_context is None else lambda: Tls(ssl_context)
+    if protection is not None:
+        app, tls = protection.guard(app), protection.tls if protection.has_tls else None
     served = Served(Server(app, limits=limits, tls=tls), port)
     thread = threading.Thread(target=served.loop.run_forever, name="serve")
     thread.start()
@@ -195,6 +208,11 @@ def on_loop(served: Served, work: object) -> None:
     """Run a coroutine where the server runs."""
     assert asyncio.iscoroutine(work)
     asyncio.run_coroutine_threadsafe(work, served.loop).result(PATIENCE)
+
+
+def basic(user: str, password: str) -> str:
+    """The value of an Authorization header."""
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
 
 def anonymous(side: int) -> ssl.SSLContext:
