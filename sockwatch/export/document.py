@@ -33,7 +33,9 @@ them before printing.
         unowned    {kind: count}; null where the source cannot know
         services   [{direction, port, unit, states: {state: count}}], states without any left out
         folded     number of services folded into "other"
-        listeners  [{family, address, port, unit, sockets, queue, limit, peak, half_open, drops}]
+        listeners  [{family, address, port, unit, sockets, queue, limit, peak, half_open, drops,
+                   processes: [{pid, name, started_seconds}]}]; processes as far as known, the
+                   oldest first, started after boot
         stuck      connections over the age limit of their state; null if ages are not known:
             connections      [{direction, port, unit, state, cause, connections}]
             oldest           [{direction, port, unit, state, age_seconds}], every watched state,
@@ -57,6 +59,9 @@ them before printing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from sockwatch import __version__
@@ -72,6 +77,7 @@ from sockwatch.observe.snapshot import (
     Stuck,
 )
 from sockwatch.tcp.model import Phase, phase_of
+from sockwatch.tcp.owners import Owners
 from sockwatch.tcp.states import Family, State
 
 Document = dict[str, Any]
@@ -181,7 +187,17 @@ def listeners_document(snapshot: Snapshot, host: Host) -> Document:
 
 
 def _listeners(view: NamespaceView) -> list[Document]:
-    return [_listener(one) for one in sorted(view.listeners, key=_listener_order)]
+    ordered = sorted(view.listeners, key=_listener_order)
+    return [_listener(one) | {"processes": _holders(one, view.owners)} for one in ordered]
+
+
+def _holders(listener: Listener, owners: Mapping[int, Owners]) -> list[Document]:
+    known = [owners[inode].processes for inode in listener.inodes if inode in owners]
+    processes = sorted({*chain.from_iterable(known)}, key=attrgetter("started", "pid"))
+    return [
+        {"pid": process.pid, "name": process.name, "started_seconds": process.started}
+        for process in processes
+    ]
 
 
 def _listener(listener: Listener) -> Document:

@@ -98,6 +98,11 @@ class OwnerFinder:
         """Who holds a wanted socket, `None` if that is not known (yet)."""
         return self._sightings.owners(inode)
 
+    def cgroup(self, process: Process) -> str | None:
+        """The cgroup2 path of a process that holds wanted sockets, `None` if it is not known."""
+        holder = self._holder(process)
+        return holder.cgroup if holder else None
+
     def close(self) -> None:
         """Close the directories that are being read."""
         while self._under_way:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from socket import inet_ntop
+from types import MappingProxyType
+from typing import Final
 
 from sockwatch.observe.snapshot import Listener
 from sockwatch.tcp.records import Row
@@ -15,13 +17,23 @@ UnitOf = Callable[[int], str]
 Grouping = Callable[[Sequence[Row], UnitOf], tuple[Listener, ...]]
 """Makes Listeners of rows."""
 
+NONE_ADOPTED: Final[Mapping[int, str]] = MappingProxyType({})
+
 _Endpoint = tuple[int, Family, bytes, str]
 """Port, family, address and unit."""
 
 
-def listeners(rows: Sequence[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
-    """One Listener per address, port and unit, by port; SO_REUSEPORT groups are summed."""
-    return ListenerMemory()(rows, unit_of)
+def listeners(
+    rows: Sequence[Row], unit_of: UnitOf, adopted: Mapping[int, str] = NONE_ADOPTED
+) -> tuple[Listener, ...]:
+    """One Listener per address, port and unit, by port; SO_REUSEPORT groups are summed.
+
+    Args:
+        rows: the listening sockets.
+        unit_of: names the units of their cgroups.
+        adopted: by inode, the units of those that another unit opened for them.
+    """
+    return ListenerMemory()(rows, unit_of, adopted)
 
 
 class ListenerMemory:
@@ -34,15 +46,19 @@ class ListenerMemory:
     def __init__(self) -> None:
         self._rows: Sequence[Row] = ()
         self._units: Mapping[int, str] = {}
+        self._adopted = NONE_ADOPTED
         self._groups: Mapping[_Endpoint, list[int]] = {}
         """Which rows belong to each listener."""
         self._found: tuple[Listener, ...] = ()
 
-    def __call__(self, rows: Sequence[Row], unit_of: UnitOf) -> tuple[Listener, ...]:
+    def __call__(
+        self, rows: Sequence[Row], unit_of: UnitOf, adopted: Mapping[int, str] = NONE_ADOPTED
+    ) -> tuple[Listener, ...]:
         """See `listeners`."""
         units = {cgroup: unit_of(cgroup) for cgroup in {row.cgroup or 0 for row in rows}}
-        changed = _changed(self._rows, rows) if units == self._units else None
-        self._rows, self._units = rows, units
+        same_names = units == self._units and adopted == self._adopted
+        changed = _changed(self._rows, rows) if same_names else None
+        self._rows, self._units, self._adopted = rows, units, adopted
         if changed is None:
             self._make()
         elif changed:
@@ -62,10 +78,13 @@ class ListenerMemory:
         self._found = tuple(self._listener(one) if one in endpoints else old for one, old in pairs)
 
     def _endpoint(self, row: Row) -> _Endpoint:
-        return row.source_port, row.family, row.source, self._units[row.cgroup or 0]
+        unit = self._adopted.get(row.inode or 0) or self._units[row.cgroup or 0]
+        return row.source_port, row.family, row.source, unit
 
     def _listener(self, endpoint: _Endpoint) -> Listener:
-        return _listener(endpoint, [self._rows[at] for at in self._groups[endpoint]])
+        rows = [self._rows[at] for at in self._groups[endpoint]]
+        lent = {row.cgroup or 0 for row in rows if row.inode in self._adopted}
+        return _listener(endpoint, rows, tuple(sorted(lent)))
 
 
 def _changed(before: Sequence[Row], rows: Sequence[Row]) -> Sequence[Row] | None:
@@ -78,10 +97,10 @@ def _changed(before: Sequence[Row], rows: Sequence[Row]) -> Sequence[Row] | None
 
 
 def _identity(row: Row) -> tuple[object, ...]:
-    return row.source_port, row.family, row.source, row.cgroup
+    return row.source_port, row.family, row.source, row.cgroup, row.inode
 
 
-def _listener(endpoint: _Endpoint, rows: Sequence[Row]) -> Listener:
+def _listener(endpoint: _Endpoint, rows: Sequence[Row], lent: tuple[int, ...]) -> Listener:
     port, family, address, unit = endpoint
     return Listener(
         family=family,
@@ -96,6 +115,8 @@ def _listener(endpoint: _Endpoint, rows: Sequence[Row]) -> Listener:
         half_open_resent=None if any(row.receive_queue is None for row in rows) else 0,
         drops=None if any(row.drops is None for row in rows) else 0,
         dropped={row.cookie or 0: row.drops for row in rows if row.drops},
+        inodes=tuple(row.inode for row in rows if row.inode),
+        lent=lent,
     )
 
 
@@ -103,6 +124,16 @@ def _total(values: list[int | None]) -> int | None:
     """The sum, `None` if any part is unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if len(known) == len(values) else None
+
+
+def unit_by_lent_cgroup(found: Collection[Listener]) -> Mapping[tuple[int, int], str]:
+    """The unit of connections by local port and cgroup, where that cgroup is lent to one unit."""
+    lent = [
+        ((listener.port, cgroup), listener.unit) for listener in found for cgroup in listener.lent
+    ]
+    units = dict(lent)
+    shared = {key for key, unit in lent if units[key] != unit}
+    return {key: unit for key, unit in units.items() if key not in shared}
 
 
 def unit_by_port(found: Collection[Listener]) -> Mapping[int, str]:

@@ -7,7 +7,7 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from sockwatch.observe.listeners import UnitOf, unit_by_port
+from sockwatch.observe.listeners import UnitOf, unit_by_lent_cgroup, unit_by_port
 from sockwatch.observe.snapshot import OTHER, Listener, ServiceKey
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
@@ -26,7 +26,8 @@ class Namer:
     """Names the service of a connection by its port and cgroup.
 
     Requests and TIME_WAIT minis carry no cgroup: inbound ones belong to the unit that listens on
-    their port if there is just one, as accepted sockets carry their listener's cgroup too.
+    their port if there is just one, as accepted sockets carry their listener's cgroup too. Where
+    that is the cgroup of who opened the listener for the unit, it is the unit that counts.
     """
 
     def __init__(self, found: Collection[Listener], unit_of: UnitOf) -> None:
@@ -36,9 +37,16 @@ class Namer:
     def __call__(self, direction: Direction, port: int, cgroup: int) -> ServiceKey:
         """The service of connections with this port and cgroup (0 if they carry none)."""
         unit = self._unit_of(cgroup)
-        if not cgroup and direction is Direction.INBOUND:
-            unit = self._heirs.get(port, "")
+        if direction is Direction.INBOUND:
+            if not cgroup:
+                unit = self._heirs.get(port, "")
+            elif self._borrowers:
+                unit = self._borrowers.get((port, cgroup), unit)
         return _key(direction, port, unit)
+
+    @cached_property
+    def _borrowers(self) -> Mapping[tuple[int, int], str]:
+        return unit_by_lent_cgroup(self._found)
 
     @cached_property
     def _heirs(self) -> Mapping[int, str]:

@@ -62,6 +62,10 @@ class Listener:
     """SYNs and ACKs dropped since it was first seen, earlier sockets of the same name included."""
     dropped: Mapping[int, int] = field(default_factory=dict, hash=False)
     """What its sockets say they have dropped, by cookie; without those that have dropped none."""
+    inodes: tuple[int, ...] = ()
+    """Of its sockets, as far as the source tells."""
+    lent: tuple[int, ...] = ()
+    """Cgroups that its sockets and connections have from whoever opened it for the unit."""
 
 
 class StuckKey(NamedTuple):
@@ -171,6 +175,8 @@ class NamespaceView:
     multipath: Mapping[tuple[Family, State], int] | None = None
     """MPTCP connections, complete over families and over every state that was measured; `None`
     where the kernel has no MPTCP. In `services` each stands in place of its subflows."""
+    owners: Mapping[int, Owners] = field(default_factory=dict)
+    """Who holds listeners, by inode, as far as that has been found out."""
     peaks: Mapping[State, int] = field(default_factory=dict)
     """The highest total that any pass of the last minute saw, for every state counted."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from math import inf
 from typing import Final
 
@@ -78,19 +78,20 @@ class Host:
         def unit_of(cgroup: int) -> str:
             return self._units.unit(cgroup, now)
 
+        adopted = self._owners.adopted(reading.listeners, unit_of, ages.marked if ages else ())
         result = view(
             reading,
             self._bulk,
             unit_of,
             series_limit,
             self._shown,
-            group=self._listeners,
+            group=partial(self._listeners, adopted=adopted),
         )
         self._shown = frozenset(result.services)
+        listening = [row.inode for row in reading.listeners if row.inode]
         stuck = None
         if ages is not None:
             self._remembered = Remembered(ages.generation, now)
-            listening = (row.inode for row in reading.listeners if row.inode)
             stuck = self._owners.named(stuck_view(ages, result, unit_of), now, listening)
         figures = self._figures.take(now)
         if reading.bulk is not None:
@@ -103,6 +104,7 @@ class Host:
             ),
             figures=figures,
             stuck=stuck,
+            owners=self._owners.holders(listening),
             destinations=self._reached(stuck),
             peaks=self._state_peaks(result, now),
         )
@@ -112,6 +114,10 @@ class Host:
         if self._destinations is None or stuck is None:
             return self._destinations
         return replace(self._destinations, unanswered=unanswered(stuck))
+
+    def close(self) -> None:
+        """Look for nobody's processes any more."""
+        self._owners.switch(on=False)
 
     def _state_peaks(self, view: NamespaceView, now: float) -> Mapping[State, int]:
         totals: Counter[State] = Counter()

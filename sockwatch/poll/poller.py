@@ -113,6 +113,7 @@ class Poller:
     def close(self) -> None:
         """Let go of the source, and save ages; another pass opens it again."""
         self._sources.current.close()
+        self._host.close()
         if self._ages is not None and self._host.remembered is not None:
             self._ages.save(self._host.remembered)
 

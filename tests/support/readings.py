@@ -29,6 +29,7 @@ def listening(
     v6_only: bool | None = None,
     queue: int | None = 0,
     limit: int | None = 128,
+    inode: int | None = None,
 ) -> Row:
     """A listening socket."""
     family, source = packed(address)
@@ -41,6 +42,7 @@ def listening(
         0,
         receive_queue=queue,
         send_queue=limit,
+        inode=inode,
         cgroup=cgroup,
         v6_only=v6_only,
     )

@@ -30,6 +30,7 @@ from sockwatch.export.findings import find
 from sockwatch.observe.figures import ABORTS, COUNTERS
 from sockwatch.observe.snapshot import NamespaceView, PassKind, Snapshot
 from sockwatch.tcp.model import Phase, phase_of
+from sockwatch.tcp.owners import Owners, Process
 from sockwatch.tcp.states import Family, State, Unowned
 
 HOST: Final = Host("web-7", "6.18.44")
@@ -129,11 +130,25 @@ def test_a_leaking_host() -> None:
                 "peak": 0,
                 "half_open": 0,
                 "drops": 0,
+                "processes": [],
             }
         ],
         "stuck": None,
         "figures": None,
     }
+
+
+def test_who_holds_a_listener_is_told_once_the_oldest_first() -> None:
+    """Two sockets that share a port, of which both workers hold the first."""
+    parent, worker = Process(70, "app", 5.0), Process(80, "worker", 9.0)
+    group = replace(listener(80, sockets=2), inodes=(5, 6, 7))
+    owners = {5: Owners((parent, worker), 2), 6: Owners.alone(parent)}
+    view = replace(namespace(group), owners=owners)
+    (told,) = only_namespace(of_namespaces(view))["listeners"]
+    assert told["processes"] == [
+        {"pid": 70, "name": "app", "started_seconds": 5.0},
+        {"pid": 80, "name": "worker", "started_seconds": 9.0},
+    ]
 
 
 def test_stuck_connections_are_told_by_service_state_and_cause() -> None:

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from readings import listening
 
-from sockwatch.observe.listeners import ListenerMemory, listeners, unit_by_port
+from sockwatch.observe.listeners import (
+    ListenerMemory,
+    listeners,
+    unit_by_lent_cgroup,
+    unit_by_port,
+)
 from sockwatch.observe.snapshot import Listener
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family
@@ -41,6 +46,29 @@ def test_addresses_are_written_as_people_write_them(address: str) -> None:
 def test_a_mapped_address_stays_what_it_is() -> None:
     (only,) = seen(listening(80, "::ffff:127.0.0.1"))
     assert (only.family, only.address) == (Family.INET6, "::ffff:127.0.0.1")
+
+
+def test_what_another_unit_opened_for_it_is_the_units_own() -> None:
+    rows = (listening(80, cgroup=3, inode=5), listening(81, cgroup=3, inode=6))
+    first, second = listeners(rows, unit_of, {5: "activated.service"})
+    assert (first.unit, first.lent, first.inodes) == ("activated.service", (3,), (5,))
+    assert (second.unit, second.lent, second.inodes) == ("", (), (6,))
+
+
+def test_whose_a_listener_is_may_become_known_later_and_change_with_its_socket() -> None:
+    memory = ListenerMemory()
+    rows = (listening(80, cgroup=3, inode=5),)
+    other = (listening(80, cgroup=3, inode=6),)
+    units = [
+        memory(found, unit_of, adopted)[0].unit
+        for found, adopted in (
+            (rows, {}),
+            (rows, {5: "activated.service"}),
+            (other, {5: "activated.service"}),
+            (other, {6: "next.service"}),
+        )
+    ]
+    assert units == ["", "activated.service", "", "next.service"]
 
 
 def test_sockets_that_share_an_address_are_one_listener() -> None:
@@ -149,3 +177,16 @@ def test_a_port_with_several_units_belongs_to_none() -> None:
     known_and_unknown = seen(listening(80, cgroup=1), listening(80, "::1", cgroup=None))
     two = seen(listening(80, "127.0.0.1", cgroup=1), listening(80, "127.0.0.2", cgroup=2))
     assert unit_by_port(known_and_unknown) == unit_by_port(two) == {}
+
+
+def test_a_lent_cgroup_stands_for_the_unit_of_its_port() -> None:
+    rows = (
+        listening(80, cgroup=3, inode=5),
+        listening(80, "::1", cgroup=3, inode=6),
+        listening(81, cgroup=3, inode=7),
+        listening(81, "::1", cgroup=3, inode=8),
+        listening(82, cgroup=1, inode=9),
+    )
+    adopted = {5: "a.service", 6: "a.service", 7: "b.service", 8: "c.service"}
+    found = listeners(rows, unit_of, adopted)
+    assert unit_by_lent_cgroup(found) == {(80, 3): "a.service"}

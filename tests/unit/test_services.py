@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,24 @@ def test_connections_are_counted_by_direction_port_and_unit() -> None:
 def test_cgroups_of_one_unit_are_added_up() -> None:
     counted = {ServicePort(OUTBOUND, 443, cgroup, State.ESTABLISHED): cgroup for cgroup in (1, 4)}
     assert found(counted) == {outbound(443, "web.service"): {State.ESTABLISHED: 5}}
+
+
+def test_connections_of_a_listener_that_was_opened_for_a_unit_are_the_units() -> None:
+    """They carry the cgroup of who opened it, here 3; on other ports that is that one's own."""
+    activated = replace(listener(80, "activated.service"), lent=(3,))
+    counted = {
+        ServicePort(INBOUND, 80, 3, State.ESTABLISHED): 5,
+        ServicePort(INBOUND, 80, 0, State.TIME_WAIT): 2,
+        ServicePort(INBOUND, 80, 1, State.ESTABLISHED): 1,
+        ServicePort(INBOUND, 81, 3, State.ESTABLISHED): 1,
+        ServicePort(OUTBOUND, 80, 3, State.ESTABLISHED): 1,
+    }
+    assert found(counted, [activated]) == {
+        inbound(80, "activated.service"): {State.ESTABLISHED: 5, State.TIME_WAIT: 2},
+        inbound(80, "web.service"): {State.ESTABLISHED: 1},
+        inbound(81, "batch.service"): {State.ESTABLISHED: 1},
+        outbound(80, "batch.service"): {State.ESTABLISHED: 1},
+    }
 
 
 def test_a_listener_without_connections_is_a_service_too() -> None:
