@@ -1,5 +1,7 @@
 """Listening sockets become what operators call a listener."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -162,6 +164,63 @@ def test_what_has_not_changed_is_not_made_anew() -> None:
     first = remembered((listening(80, cgroup=1),), unit_of)
     assert remembered((listening(80, cgroup=1),), unit_of) is first
     assert remembered((listening(80, cgroup=1, queue=1),), unit_of) is not first
+
+
+CHANGE = st.sampled_from(
+    [
+        lambda row, value: row._replace(receive_queue=value),
+        lambda row, value: row._replace(send_queue=value),
+        lambda row, value: row._replace(drops=value),
+        lambda row, value: row._replace(cookie=value),
+        lambda row, value: row._replace(cgroup=value),
+        lambda row, value: row._replace(source_port=value),
+    ]
+)
+CHANGES = st.lists(st.tuples(st.integers(0, 19), CHANGE, st.integers(0, 3)), max_size=10)
+
+
+@given(ROWS, st.lists(CHANGES, max_size=6))
+def test_memory_never_shows_when_single_sockets_change(
+    rows: list[Row], passes: list[list[tuple[int, Callable[[Row, int], Row], int]]]
+) -> None:
+    remembered = ListenerMemory()
+    for changes in [[], *passes]:
+        for at, change, value in changes:
+            if at < len(rows):
+                rows[at] = change(rows[at], value)
+        assert remembered(tuple(rows), unit_of) == ListenerMemory()(rows, unit_of)
+
+
+def test_of_many_listeners_only_those_are_made_anew_that_have_changed() -> None:
+    remembered = ListenerMemory()
+    rows = [listening(port, cgroup=1) for port in (80, 22, 443, 443)]
+    before = remembered(tuple(rows), unit_of)
+    rows[3] = rows[3]._replace(receive_queue=5)
+    after = remembered(tuple(rows), unit_of)
+    assert [one is other for one, other in zip(before, after, strict=True)] == [True, True, False]
+    assert (after[2].port, after[2].queue, after[2].sockets) == (443, 5, 2)
+
+
+def test_drops_are_told_by_socket_and_only_of_those_that_have_any() -> None:
+    rows = [
+        listening(80)._replace(cookie=cookie, drops=drops)
+        for cookie, drops in ((1, 4), (2, 0), (3, 7))
+    ]
+    (group,) = seen(*rows)
+    assert (group.dropped, group.drops) == ({1: 4, 3: 7}, 0)
+
+
+def test_drops_of_which_a_part_is_unknown_are_unknown() -> None:
+    rows = [
+        listening(80)._replace(cookie=cookie, drops=drops) for cookie, drops in ((1, 4), (2, None))
+    ]
+    (group,) = seen(*rows)
+    assert group.drops is None
+
+
+def test_a_source_without_queues_knows_no_peak_and_nothing_sent_again() -> None:
+    (only,) = seen(listening(80, queue=None, limit=None))
+    assert (only.peak, only.half_open, only.half_open_resent, only.drops) == (None, 0, None, None)
 
 
 def test_a_port_with_one_unit_belongs_to_it() -> None:
