@@ -154,13 +154,15 @@ def test_a_recorded_dump_is_sorted_without_losing_a_socket(name: str) -> None:
 
 def test_kinds_that_alternate_come_out_as_tables() -> None:
     """Each of one state and length, both families together."""
-    mixture = [record(row) for row in (ROW, MINI, ROW6, MINI._replace(state=State.TIME_WAIT)) * 5]
+    half_closed, waiting = MINI._replace(timer=0), MINI._replace(state=State.TIME_WAIT)
+    mixture = [record(row) for row in (ROW, MINI, ROW6, waiting, half_closed) * 5]
     found = [*batches(dump_of([b"".join(mixture) + done()]))]
     assert all(isinstance(batch, Table) for batch in found)
     assert [(batch.state, len(batch)) for batch in found] == [
         (State.CLOSE_WAIT, 10),
         (State.FIN_WAIT2, 5),
         (State.TIME_WAIT, 5),
+        (State.FIN_WAIT2, 5),
     ]
 
 

@@ -268,6 +268,12 @@ def test_the_cgroup_is_found_wherever_it_stands(generation: Generation, mark: bo
     assert [*taken(*replies).cgroups()] == [5, 1 << 33]
 
 
+def test_of_two_cgroups_the_last_counts_for_rows_and_tables() -> None:
+    """No kernel sends two."""
+    replies = [record(row, more=attribute(CGROUP_ID, pack("=Q", 77))) for row in (ROW, OTHER)]
+    assert [*taken(*replies).cgroups()] == [*by_rows(*replies).cgroups()] == [77, 77]
+
+
 @pytest.mark.parametrize("payload", [b"", b"\1\2", b"\1\2\3\4", bytes(range(16))], ids=len)
 def test_a_cgroup_of_another_size_is_no_cgroup(payload: bytes) -> None:
     """Nor are the words behind it, which may be those of the next record."""
