@@ -1,6 +1,5 @@
 """Where a value comes from, what is wrong with it, and how both are shown on one line."""
 
-import difflib
 import json
 import re
 from collections.abc import Iterable
@@ -100,5 +99,7 @@ def cut(text: str) -> str:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return the one of `names` that was probably meant, if any."""
     folded = {known.casefold(): known for known in names}
+    import difflib  # noqa: PLC0415  only for who misspelt something
+
     close = difflib.get_close_matches(name[:MOST_SHOWN].casefold(), folded, n=1)
     return folded[close[0]] if close else None
