@@ -1,8 +1,10 @@
+import os
 from collections.abc import Iterator
 
 import pytest
-from guards import need_command, need_kernel_diag, need_namespaces
+from guards import need, need_command, need_kernel_diag, need_namespaces, need_root
 from lab import Namespace
+from own_cgroups import Cgroups, writable
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,18 @@ def namespace(laboratory: None) -> Iterator[Namespace]:
     """A network namespace of the test's own."""
     with Namespace() as made:
         yield made
+
+
+@pytest.fixture
+def cgroups() -> Iterator[Cgroups]:
+    """Control groups of the test's own."""
+    need_root()
+    need(writable(), "needs a writable mount of the cgroup2 file system")
+    made = Cgroups()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def slice_name() -> str:
+    return f"sockwatch-test-{os.getpid()}.slice"

@@ -1,17 +1,15 @@
 """The ids that the kernel reports for live sockets lead to the cgroups they were made in."""
 
-import os
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guards import need, need_root
 from lab import Namespace, eventually
+from own_cgroups import Cgroups, enter
 from pyroute2 import DiagSocket
 
-from sockwatch.kernel.cgroups import UnitResolver, find_mount
+from sockwatch.kernel.cgroups import UnitResolver
 from sockwatch.tcp.states import State
 
 pytestmark = pytest.mark.kernel
@@ -20,56 +18,9 @@ PORT = 7000
 NOBODY = 65534
 
 
-class Cgroups:
-    """cgroup2 directories of the test's own, removed when no process is left in them."""
-
-    def __init__(self) -> None:
-        mount = find_mount()
-        assert mount is not None
-        self._root = Path(mount.point)
-        self._made: list[Path] = []
-
-    def make(self, path: str) -> Path:
-        folder = self._root
-        for name in path.split("/"):
-            folder /= name
-            if not folder.exists():
-                folder.mkdir()
-                self._made.append(folder)
-        return folder
-
-    def remove(self) -> None:
-        while self._made:
-            eventually(self._removed_last, f"removing {self._made[-1]}")
-
-    def _removed_last(self) -> bool:
-        try:
-            self._made[-1].rmdir()
-        except OSError:
-            return False
-        self._made.pop()
-        return True
-
-
-@pytest.fixture
-def cgroups() -> Iterator[Cgroups]:
-    need_root()
-    mount = find_mount()
-    need(mount is not None, "needs a mounted cgroup2 file system")
-    need(mount is not None and os.access(mount.point, os.W_OK), "needs a writable cgroup2 mount")
-    made = Cgroups()
-    yield made
-    made.remove()
-
-
-@pytest.fixture
-def slice_name() -> str:
-    return f"sockwatch-test-{os.getpid()}.slice"
-
-
 def serve(cgroup: Path) -> None:
     """Listen and accept one connection from within the cgroup, then wait to be killed."""
-    (cgroup / "cgroup.procs").write_text(str(os.getpid()), "ascii")
+    enter(cgroup)
     with socket.create_server(("127.0.0.1", PORT)) as server:
         peer, _ = server.accept()
         with peer:

@@ -1,0 +1,98 @@
+"""Connections that this host has closed, or half of them, and whose peers do not go on."""
+
+import socket
+
+import pytest
+from lab import Namespace
+from lab.stage import reach
+from scene import Scene
+
+from sockwatch.tcp.states import State
+
+pytestmark = pytest.mark.kernel
+
+PORT = 8080
+
+
+def fill(sender: socket.socket) -> None:
+    """Send until the peer, which does not read, takes no more."""
+    sender.setblocking(False)
+    try:
+        while True:
+            sender.send(bytes(65536))
+    except BlockingIOError:
+        pass
+
+
+def test_what_is_written_to_nobody_and_closed_becomes_orphans(namespace: Namespace) -> None:
+    """I15, telemt#677: scanners that do not read leave tens of thousands of FIN_WAIT1."""
+    with Scene(namespace, fin_wait1=30) as scene:
+        silent_peers = []
+        for _ in range(12):
+            client, server = scene.pair(PORT)
+            fill(server)
+            server.close()
+            silent_peers.append(client)
+        scene.watch()
+        scene.census()
+        kinds = scene.metrics().by("sockwatch_tcp_unowned_sockets", "kind")
+        assert kinds == {("orphan",): 12, ("half_open",): 0, ("not_accepted",): 0, ("mini",): 0}
+        sockets = scene.metrics().by("sockwatch_tcp_sockets", "state")
+        assert sockets["fin_wait1",] == 12
+        assert scene.stuck() == {}
+        scene.watch(31)
+        expected = {("inbound", f"{PORT}", "fin_wait1", "unanswered"): 12}
+        assert scene.stuck() == scene.told() == expected
+        assert {one["inode"] for one in scene.leaks()["sockets"]} == {0}
+        assert scene.verdicts() == []  # it is the peer who has to act
+        assert len(silent_peers) == 12
+
+
+def test_half_closed_connections_that_a_process_holds_are_told(namespace: Namespace) -> None:
+    """I16, tinyproxy#600: FIN_WAIT2 at who closed first, CLOSE_WAIT at the other side."""
+    with Scene(namespace, fin_wait2=120, close_wait=86_400) as scene:
+        held = []
+        for _ in range(11):
+            client, server = scene.pair(PORT)
+            server.shutdown(socket.SHUT_WR)
+            reach(State.FIN_WAIT2, server)
+            held.append((client, server))
+        scene.watch(119)
+        assert scene.stuck() == {}
+        scene.watch(2)
+        expected = {("inbound", f"{PORT}", "fin_wait2", "half_closed"): 11}
+        assert scene.stuck() == scene.told() == expected
+        [leak] = scene.verdicts()
+        assert (leak["state"], leak["connections"]) == ("fin_wait2", 11)
+        assert len(held) == 11
+
+
+def test_half_closed_connections_that_the_kernel_alone_holds_are_silent(
+    namespace: Namespace,
+) -> None:
+    """I16: they are gone after tcp_fin_timeout, whatever the peer does."""
+    with Scene(namespace, fin_wait2=1, close_wait=86_400) as scene:
+        peers = []
+        for _ in range(11):
+            client, server = scene.pair(PORT)
+            server.close()
+            reach(State.CLOSE_WAIT, client)
+            peers.append(client)
+        scene.watch(300)
+        sockets = scene.metrics().by("sockwatch_tcp_sockets", "state")
+        assert (sockets["fin_wait2",], sockets["close_wait",]) == (11, 11)
+        assert scene.stuck() == scene.told() == {}
+
+
+def test_an_answer_that_never_comes_is_told_in_every_step_of_closing(namespace: Namespace) -> None:
+    """The last ACK of one side is lost, and both FINs of two that close at once."""
+    with Scene(namespace, last_ack=30, close_wait=86_400, fin_wait1=86_400) as scene:
+        namespace.filter(f"tcp sport {PORT} tcp flags & fin == fin drop")
+        client, server = scene.pair(PORT)
+        client.shutdown(socket.SHUT_WR)
+        reach(State.CLOSE_WAIT, server)
+        server.shutdown(socket.SHUT_WR)
+        scene.watch(31)
+        assert (
+            scene.stuck() == scene.told() == {("inbound", f"{PORT}", "last_ack", "unanswered"): 1}
+        )
