@@ -78,7 +78,7 @@ def test_a_leak_is_told_two_intervals_after_its_age_limit_at_the_latest(
     namespace: Namespace, held: list[socket.socket]
 ) -> None:
     interval, limit, busy = 0.5, 1.0, 1.0
-    with running(f"--watch.interval={interval}s", *FLAGS[1:], namespace=namespace) as daemon:
+    with running("--watch.interval=500ms", *FLAGS[1:], namespace=namespace) as daemon:
         leak(namespace, held, PORT)
         entered = time.monotonic()
         daemon.until(lambda: stuck(daemon), "a stuck connection")
