@@ -220,8 +220,9 @@ def test_a_request_without_cgroup_belongs_to_the_unit_that_listens() -> None:
 # How groups stand to one another
 
 
-def test_cgroups_of_one_unit_are_one_group() -> None:
-    found = stuck(Entry(cgroup=11, age=70), Entry(cgroup=12, age=80))
+@pytest.mark.parametrize("ages", [(70.0, 80.0), (80.0, 70.0)])
+def test_cgroups_of_one_unit_are_one_group(ages: tuple[float, float]) -> None:
+    found = stuck(Entry(cgroup=11, age=ages[0]), Entry(cgroup=12, age=ages[1]))
     assert len(search(seen(found)).groups) == 2
     same = replace(found, units=dict.fromkeys(UNITS, "app.service"))
     assert [(one.connections, one.oldest) for one in search(seen(same)).groups] == [(2, 80)]

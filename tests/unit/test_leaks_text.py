@@ -249,6 +249,17 @@ def test_the_narrower_the_terminal_the_more_lines_a_connection_has(
     assert told[at : at + len(columns)] == columns
 
 
+@pytest.mark.parametrize("width", [80, 120, 160])
+def test_long_names_are_cut_in_the_middle(width: int) -> None:
+    unit = f"docker-{'0123456789abcdef' * 4}.scope"
+    entries = [Entry(), Entry(State.FIN_WAIT2, Cause.HALF_CLOSED, cgroup=12)]
+    found = replace(stuck(*entries), units={11: unit, 12: "app.service"})
+    told = text(answer(of_namespaces(seen(found)), Filter(), HOST), width)
+    _, tables = told.split("2 stuck")
+    assert tables.count("docker-") == tables.count(".scope") == 2
+    assert max(map(len, tables.splitlines())) <= width
+
+
 @settings(deadline=None)
 @given(ENTRIES, st.integers(70, 200), st.none() | st.just(LOOK))
 def test_no_line_is_wider_than_the_terminal(
