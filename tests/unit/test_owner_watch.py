@@ -109,9 +109,9 @@ def test_who_holds_a_listener_beside_is_looked_at_first_for_what_is_stuck_later(
 ) -> None:
     """The first walk through all processes has noted it; the next is not due."""
     tree.start(80, [7], cgroup="/other.service")
-    assert pids(watch.named(stuck(), 0.0, beside=[7])) == {}
+    assert pids(watch.named(holding(5), 0.0, beside=[7])) == {5: [70]}
     tree.open(80, 8)
-    assert pids(watch.named(holding(8), 1.0, beside=[7])) == {8: [80]}
+    assert pids(watch.named(holding(5, 8), 1.0, beside=[7])) == {5: [70], 8: [80]}
 
 
 def test_nothing_stuck_lacks_no_names(watch: OwnerWatch) -> None:
