@@ -21,6 +21,7 @@ import pytest
 import yaml
 from boards import Json
 from guards import need_command, need_kernel_diag
+from lab import eventually
 
 pytestmark = [pytest.mark.stack, pytest.mark.slow]
 
@@ -242,7 +243,10 @@ def test_all_rules_evaluate_and_none_fires(prometheus: Prometheus) -> None:
 
 def test_the_recorded_age_is_that_of_each_pass(prometheus: Prometheus) -> None:
     age = "job_instance_pass:sockwatch_last_pass_timestamp_seconds:age"
-    found = prometheus.query(age)
-    ages = {series["metric"]["pass"]: float(series["value"][1]) for series in found}
-    assert ages.keys() == {"watch", "census"}
+    def ages_of_passes() -> dict[str, float]:
+        found = prometheus.query(age)
+        return {series["metric"]["pass"]: float(series["value"][1]) for series in found}
+
+    eventually(lambda: ages_of_passes().keys() == {"watch", "census"}, "both ages", 30.0)
+    ages = ages_of_passes()
     assert all(0 <= value < 5 for value in ages.values()), ages
