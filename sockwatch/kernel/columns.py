@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from struct import Struct
 from typing import ClassVar, Final
 
 from sockwatch.kernel.rows import NEGATIVE_EXPIRY, attributes, due
@@ -22,6 +24,7 @@ from sockwatch.kernel.wire import (
     ATTRIBUTES_AT,
     HEADER,
     INET_DIAG_CGROUP_ID,
+    MESSAGE,
     STATE_AT,
     Kind,
     check_message,
@@ -126,7 +129,7 @@ class Table:
         return self._words(_RECEIVE_QUEUE)
 
     def records(self) -> Sequence[bytes]:
-        return [bytes(message[HEADER.size : ATTRIBUTES_AT]) for message in self.each()]
+        return [record for (record,) in _record_in(self.length).iter_unpack(self.messages)]
 
     def each(self) -> Iterator[memoryview]:
         """The messages one by one."""
@@ -149,6 +152,12 @@ class Table:
 
 _INET: Final = bytes([Family.INET])
 _FAMILIES: Final = bytes(Family)
+
+
+@cache
+def _record_in(length: int) -> Struct:
+    """Takes struct inet_diag_msg out of messages of that length."""
+    return Struct(f"{HEADER.size}x {MESSAGE.size}s {length - ATTRIBUTES_AT}x")
 
 
 def _constant(column: memoryview) -> bool:

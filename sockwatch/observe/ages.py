@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import compress, filterfalse
 from typing import Final, cast
 
 from sockwatch.tcp.states import State
@@ -123,7 +123,7 @@ class AgePass:
         found = {}
         for state, before in self.previous.since.items():
             after = self._since.get(state, {})
-            gone = {cookie: moment for cookie, moment in before.items() if cookie not in after}
+            gone = {cookie: before[cookie] for cookie in filterfalse(after.__contains__, before)}
             found[state] = _sampled(gone, self.stride)
         return {state: gone for state, gone in found.items() if gone}
 

@@ -89,6 +89,8 @@ class Marked(NamedTuple):
     """1 for inbound, 0 for outbound."""
     causes: bytes
     """Positions in `causes.ALL`."""
+    multipath: bool = False
+    """Whether they are MPTCP connections."""
 
 
 @dataclass(frozen=True, slots=True)

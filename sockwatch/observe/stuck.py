@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from socket import ntohs
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from sockwatch.observe.ages import AgePass, Generation
 from sockwatch.observe.snapshot import Marked
@@ -22,6 +22,8 @@ from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
 from sockwatch.tcp.timers import TimerLaws, backoff_age
+
+T = TypeVar("T")
 
 _MOST_UNREAD: Final = len(BY_UNREAD) - 1
 _CODES: Final = {cause: code for code, cause in enumerate(ALL)}
@@ -90,32 +92,38 @@ class StuckTally:
             return
         if state in _HELD:
             batch = Chosen(batch, [bool(inode) is _HELD[state] for inode in batch.inodes()])
-        mask = self.ages.followed(batch.cookies())
-        if mask is not None:
+        if self.ages.stride > 1 and (mask := self.ages.followed(batch.cookies())):
             batch = Chosen(batch, mask)
         if batch and self._listening is not None:
             self._add(state, batch, self._listening.inbound(batch))
 
-    def _add(self, state: State, batch: Batch, inbound: Sequence[int]) -> None:
+    def _add(self, state: State, batch: Batch, inbound: bytes) -> None:
         counts = self._counts.setdefault((state, self.ages.stride), Counter())
-        moments = self._moments(state, batch)
-        cgroups, causes = batch.cgroups(), _causes(batch)
-        sides = zip(inbound, batch.local_ports(), batch.remote_ports(), strict=True)
-        ports = [local if flag else remote for flag, local, remote in sides]
-        counts.update(zip(inbound, ports, cgroups, causes, moments, strict=True))
-        now, limit = self.ages.now, self.limits[state]
-        over = [now - moment >= limit for moment in moments]
+        moments, cgroups, causes = self._moments(state, batch), batch.cgroups(), _causes(batch)
+        counts.update(zip(inbound, _ports(batch, inbound), cgroups, causes, moments, strict=True))
+        over = self._over(state, moments)
         if any(over):
+            mask = None if all(over) else over
             self._marked.append(
                 Marked(
                     state,
-                    b"".join(compress(batch.records(), over)),
-                    array("d", compress(moments, over)),
-                    array("Q", compress(cgroups, over)),
-                    bytes(compress(inbound, over)),
-                    bytes(compress(causes, over)),
+                    b"".join(_those(batch.records(), mask)),
+                    array("d", _those(moments, mask)),
+                    array("Q", [*_those(cgroups, mask)]),  # it takes bytes for its memory
+                    bytes(_those(inbound, mask)),
+                    bytes(_those(causes, mask)),
+                    batch.multipath,
                 )
             )
+
+    def _over(self, state: State, moments: Sequence[float]) -> Sequence[bool]:
+        """Which are over the limit; mostly all of a batch are or none, which is quick to see."""
+        now, limit = self.ages.now, self.limits[state]
+        if now - max(moments) >= limit:
+            return [True] * len(moments)
+        if now - min(moments) < limit:
+            return ()
+        return [now - moment >= limit for moment in moments]
 
     def _moments(self, state: State, batch: Batch) -> Sequence[float]:
         """Since when: by the kernel's timer where there is one, else by memory."""
@@ -154,13 +162,31 @@ class StuckTally:
         )
 
 
+def _ports(batch: Batch, inbound: bytes) -> Sequence[int]:
+    """Of the services: local for inbound connections, remote for outbound ones."""
+    number = inbound.count(1)
+    if number == len(batch):
+        return batch.local_ports()
+    if number == 0:
+        return batch.remote_ports()
+    sides = zip(inbound, batch.local_ports(), batch.remote_ports(), strict=True)
+    return [local if flag else remote for flag, local, remote in sides]
+
+
+def _those(column: Sequence[T], mask: Sequence[bool] | None) -> Sequence[T]:
+    """Where the mask is true; all without one."""
+    return column if mask is None else [*compress(column, mask)]
+
+
 def _causes(batch: Batch) -> Sequence[int]:
     """Positions in `causes.ALL`."""
     if batch.state is not State.CLOSE_WAIT:
         return bytes([_CODES[BY_STATE[batch.state]]]) * len(batch)
     unread, inodes = batch.receive_queues(), batch.inodes()
-    # A call of min() per socket would take twice as long.
-    codes = [queue if queue < _MOST_UNREAD else _MOST_UNREAD for queue in unread]  # noqa: FURB136
+    codes = unread
+    if max(unread) > _MOST_UNREAD:
+        # A call of min() per socket would take twice as long.
+        codes = [queue if queue < _MOST_UNREAD else _MOST_UNREAD for queue in unread]  # noqa: FURB136
     if 0 in inodes:
         never = _CODES[Cause.NOT_ACCEPTED]
         return [code if inode else never for code, inode in zip(codes, inodes, strict=True)]

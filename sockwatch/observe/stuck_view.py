@@ -35,7 +35,7 @@ def stuck_view(ages: Ages, view: NamespaceView, unit_of: UnitOf) -> Stuck:
         ages=ages.ages,
         limits=ages.limits,
         marked=ages.marked,
-        units={cgroup: unit_of(cgroup) for marked in ages.marked for cgroup in set(marked.cgroups)},
+        units={cgroup: unit_of(cgroup) for cgroup in {port.cgroup for port, _ in ages.stuck}},
         taken=ages.taken,
         lower_bounds=generation.starts,
         followed=len(generation),

@@ -42,7 +42,7 @@ class Listening:
     address (RFC 3493 section 5.3).
     """
 
-    __slots__ = ("roles",)
+    __slots__ = ("_newest", "roles")
 
     def __init__(self, listeners: Iterable[Row], ephemeral: bytes = EVERY_PORT) -> None:
         """Tell what local ports mean.
@@ -55,6 +55,7 @@ class Listening:
         self.roles: Mapping[int, bytearray] = {family.value: bytearray(unused) for family in Family}
         """By family number: the role of each of 65,536 ports, indexed by a port as the record's
         two bytes read natively, so that ports in bulk are looked up without converting them."""
+        self._newest: tuple[Batch, bytes] | None = None
         for row in listeners:
             for family in _families_served(row):
                 self.roles[family][htons(row.source_port)] = INBOUND
@@ -65,7 +66,12 @@ class Listening:
         return Direction.INBOUND if listened else Direction.OUTBOUND
 
     def roles_in(self, batch: Batch) -> bytes:
-        """The role of each local port of a batch."""
+        """The role of each local port of a batch; asked again at once, it need not be looked up."""
+        if self._newest is None or self._newest[0] is not batch:
+            self._newest = batch, self._looked_up(batch)
+        return self._newest[1]
+
+    def _looked_up(self, batch: Batch) -> bytes:
         families, ports = batch.families(), batch.local_ports()
         first = families[:1]
         if families.count(first) == len(families):
