@@ -42,7 +42,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--url", type=_url, metavar="URL", help="ask this daemon and no other: http://host:port"
     )
     address = KEYS["web.listen_address"]
-    parser.add_argument(*address.flags, dest=address.name, **options(address))
+    meaning = "where the daemon listens, if not where the configuration has it"
+    parser.add_argument(*address.flags, dest=address.name, **options(address) | {"help": meaning})
     parser.add_argument(
         "--config.file",
         dest="config.file",
