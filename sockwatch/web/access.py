@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
 from sockwatch.web.responses import Header
 
 _FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+_OWN_BITS: Final = 64
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[^]]*)]|(?P<name>[^:]*))(?::[0-9]*)?")
 
 
@@ -45,6 +46,17 @@ def is_loopback(address: str) -> bool:
         return False
     mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
     return (mapped or ip).is_loopback
+
+
+def site_of(address: str) -> str:
+    """Whose an address is: of IPv6 a whole network is one client's to choose from."""
+    try:
+        ip = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(ip, IPv6Address):
+        return str(ip)
+    return str(ip.ipv4_mapped or IPv6Network((ip, _OWN_BITS), strict=False))
 
 
 def _is_harmless(name: bytes, value: str) -> bool:

@@ -31,7 +31,7 @@ Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 Handler = Callable[[Scope], Awaitable[Response]]
 
 METHODS: Final = frozenset({"GET", "HEAD"})
-CHUNK: Final = 64 * 1024
+CHUNK: Final = 16 * 1024
 """Bytes of a body that are handed over at a time: all that a slow reader can make us buffer."""
 
 _NOT_FOUND: Final = text(HTTPStatus.NOT_FOUND, "Nothing is served here; see / for what is.")

@@ -6,10 +6,9 @@ import base64
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
-from sockwatch.web.access import AUTHENTICATED
+from sockwatch.web.access import AUTHENTICATED, site_of
 from sockwatch.web.guard import Rejected
 from sockwatch.web.passwords import Verdict
 from sockwatch.web.protocol import REJECT
@@ -23,9 +22,6 @@ Scope = Mapping[str, Any]
 Message = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-_SITE: Final = 64
-"""Bits of an IPv6 address that are one client's to choose from."""
 
 _ASK: Final = text(
     HTTPStatus.UNAUTHORIZED,
@@ -91,7 +87,9 @@ class Gate:
         given = credentials(scope["headers"])
         if given is None:
             return _ASK, Rejected.AUTHENTICATION
-        verdict = await self._protection.passwords.check(*given, client_of(scope))
+        verdict = await self._protection.passwords.check(
+            *given, site_of(scope["client"][0] if scope["client"] else "")
+        )
         return _OF_VERDICT.get(verdict)
 
 
@@ -106,20 +104,6 @@ def credentials(headers: Iterable[Header]) -> tuple[str, bytes] | None:
         return (user.decode(), password) if colon and scheme.lower() == b"basic" else None
     except ValueError:
         return None
-
-
-def client_of(scope: Scope) -> str:
-    """Who pays for a wrong password: an address, or what is one client's of IPv6."""
-    host = scope["client"][0] if scope.get("client") else ""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped:
-        return str(address.ipv4_mapped)
-    return str(IPv6Network((address, _SITE), strict=False))
 
 
 def _dressed(send: Send, wanted: Mapping[str, str]) -> Send:

@@ -138,7 +138,9 @@ class GuardedConnection(h11.Connection):
         except h11.RemoteProtocolError as error:
             status = HTTPStatus(error.error_status_hint)
             self.refusal = _OF_STATUS.get(status, _MALFORMED)
-            raise
+            # h11's frames hold the error, which holds them, and so all that called: a connection
+            # would stay in memory until the garbage collector comes, too late where many fail.
+            raise error.with_traceback(None)  # noqa: B904  it is the same
         if isinstance(event, h11.Request):
             self._judge(event)
         return event

@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 
 from sockwatch.config.addresses import Address
 
-BACKLOG: Final = 128
+BACKLOG: Final = 512
+"""Connections that wait to be accepted; a SYN beyond is dropped, and sent again a second later."""
 
 _WHAT_TO_DO: Final = {
     errno.EADDRINUSE: "stop what listens there (`ss -ltnp` names it), "

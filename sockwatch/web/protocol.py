@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -59,6 +59,15 @@ class Owner(Protocol):
 
     def release(self, connection: GuardedProtocol) -> None:
         """Forget a connection that is over; more than once is fine."""
+
+
+class Accepted(NamedTuple):
+    """A connection before anything was said."""
+
+    socket: socket.socket
+    site: str
+    """Where it comes from; see `site_of`."""
+    tls: Tls | None
 
 
 class ClientLog(logging.LoggerAdapter[logging.Logger]):
@@ -103,12 +112,7 @@ class GuardedProtocol(H11Protocol):
     conn: GuardedConnection
 
     def __init__(
-        self,
-        config: Config,
-        state: ServerState,
-        owner: Owner,
-        accepted: socket.socket,
-        tls: Tls | None = None,
+        self, config: Config, state: ServerState, owner: Owner, accepted: Accepted
     ) -> None:
         super().__init__(config, state, {REJECT: owner.reject})
         self.logger = cast("logging.Logger", owner.log)
@@ -116,9 +120,8 @@ class GuardedProtocol(H11Protocol):
         self.timeout_keep_alive = owner.limits.idle  # type: ignore[assignment] # a fraction will do
         self.since = self.loop.time()
         self._owner = owner
-        self._limits = owner.limits
-        self._accepted = accepted
-        self._tls = tls
+        self.limits = owner.limits
+        self.accepted = accepted
         self._connected = False
         self._refused = False
         self._request: RequestResponseCycle | None = None
@@ -133,7 +136,8 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first request."""
         # Any byte left in our buffer counts as paused, so that resuming means all is sent.
-        if self._tls is None:
+        tls = self.accepted.tls
+        if tls is None:
             transport.set_write_buffer_limits(high=1)
             transport.max_size = READ_SIZE  # type: ignore[attr-defined] # asyncio's have it
         else:  # TlsProtocol sees to it that all is sent
@@ -141,26 +145,27 @@ class GuardedProtocol(H11Protocol):
         super().connection_made(transport)
         self._connected = True
         certificate = transport.get_extra_info("peercert")
-        if self._tls is not None and not self._tls.admits(certificate):
+        if tls is not None and not tls.admits(certificate):
             self._owner.reject(Rejected.HANDSHAKE)
             transport.abort()
             return
         self.app_state[AUTHENTICATED] = bool(certificate)
-        self._start(self._limits.request, self._request_too_slow)
+        self._start(self.limits.request, self._request_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all clocks."""
+        """Stop all clocks, and let go of what would hold this in a circle, and so in memory."""
         self._stop()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         self._owner.release(self)
+        self.cycle = self._request = None  # type: ignore[assignment] # as at the beginning
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request; those after a refused one are dropped."""
         if self._refused:
             return
         if self._deadline is None:
-            self._start(self._limits.request, self._request_too_slow)
+            self._start(self.limits.request, self._request_too_slow)
         super().data_received(data)
 
     def eof_received(self) -> bool:  # type: ignore[override] # as asyncio allows
@@ -175,7 +180,7 @@ class GuardedProtocol(H11Protocol):
         super().handle_events()
         if self.cycle is not self._request:
             self._request = self.cycle
-            self._start(self._limits.response, self._response_too_slow)
+            self._start(self.limits.response, self._response_too_slow)
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or begin with one that was pipelined."""
@@ -183,7 +188,7 @@ class GuardedProtocol(H11Protocol):
             self._stop()
         super().on_response_complete()
         if self._deadline is None and self.conn.trailing_data[0]:
-            self._start(self._limits.request, self._request_too_slow)
+            self._start(self.limits.request, self._request_too_slow)
 
     def resume_writing(self) -> None:
         """All that was written has left; if that was the whole response, its clock stops."""
@@ -220,7 +225,7 @@ class GuardedProtocol(H11Protocol):
     def _give_up(self) -> None:
         """End a connection that asyncio is still opening: it sees the end of the stream."""
         with suppress(OSError):
-            self._accepted.shutdown(socket.SHUT_RDWR)
+            self.accepted.socket.shutdown(socket.SHUT_RDWR)
 
     @property
     def _responding(self) -> bool:
@@ -249,7 +254,7 @@ class GuardedProtocol(H11Protocol):
         self._unset_keepalive_if_required()
         self._owner.reject(refusal.rejected)
         self.transport.write(raw(refusal_response(refusal)))
-        self._start(self._limits.linger, self.transport.abort)
+        self._start(self.limits.linger, self.transport.abort)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:

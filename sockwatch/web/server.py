@@ -3,7 +3,7 @@
 uvicorn's own server wakes ten times a second and accepts without bound, so only its protocol is
 used. When all connections are taken, the one that has kept us waiting longest makes room: silent
 and slow clients cannot lock out a scrape. Only when we wait for no client at all is the newcomer
-turned away.
+turned away. Who has most connections makes room first: a flood from one address costs no other.
 """
 
 from __future__ import annotations
@@ -12,23 +12,28 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from sockwatch.web.access import site_of
 from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.listen import check_inherited
-from sockwatch.web.protocol import BUSY, ClientLog, GuardedProtocol, refusal_response
+from sockwatch.web.protocol import BUSY, Accepted, ClientLog, GuardedProtocol, refusal_response
 from sockwatch.web.responses import raw
 from sockwatch.web.tls import Tls, TlsProtocol
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-ACCEPTS_AT_ONCE: Final = 64
-"""Connections accepted before others on the event loop have their turn."""
+ACCEPTS_AT_ONCE: Final = 16
+"""Connections accepted before others on the event loop have their turn, such as closing those that
+made room for them."""
 RETRY_ACCEPT: Final = 1.0
 """Seconds to wait when the process or the host has run out of what a connection needs."""
 
@@ -135,7 +140,7 @@ class Server:
     def _accept_some(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
             try:
-                accepted, _address = listener.accept()
+                accepted, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -143,7 +148,7 @@ class Server:
                     raise
                 self._accept_later(listener, error)
                 return
-            self._admit(accepted)
+            self._admit(accepted, site_of(address[0] if address else ""))
 
     def _accept_later(self, listener: socket.socket, error: OSError) -> None:
         _LOG.warning("cannot accept HTTP connections for a moment: %s", error.strerror)
@@ -151,23 +156,28 @@ class Server:
         loop.remove_reader(listener)
         loop.call_later(RETRY_ACCEPT, self._listen, listener)
 
-    def _admit(self, accepted: socket.socket) -> None:
+    def _admit(self, accepted: socket.socket, site: str) -> None:
         if len(self._connections) >= self.limits.connections and not self._make_room():
             self._turn_away(accepted)
             return
         tls = self._tls() if self._tls else None
-        connection = GuardedProtocol(self._config, self._state, self, accepted, tls)
+        connection = GuardedProtocol(self._config, self._state, self, Accepted(accepted, site, tls))
         self._connections.add(connection)
         opening = asyncio.get_running_loop().create_task(self._open(connection, accepted, tls))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
 
     def _make_room(self) -> bool:
-        """Drop the connection that has kept us waiting longest; false if we wait for none."""
+        """Drop the connection that has kept us waiting longest, among those of whoever has most.
+
+        Returns:
+            Whether there was any; false if we wait for none.
+        """
         waiting = [one for one in self._connections if one.waits_for_client]
         if not waiting:
             return False
-        victim = min(waiting, key=lambda one: one.since)
+        held = Counter(one.accepted.site for one in self._connections)
+        victim = min(waiting, key=lambda one: (-held[one.accepted.site], one.since))
         self.reject(Rejected.CONNECTIONS)
         self.release(victim)
         victim.evict()
@@ -188,15 +198,27 @@ class Server:
         try:
             if tls is None:
                 await loop.connect_accepted_socket(lambda: connection, accepted)
-            else:  # as asyncio does, but with a protocol for TLS that is ours
-                protocol = TlsProtocol(connection, tls.context, self.limits)
-                await loop.connect_accepted_socket(lambda: protocol, accepted)
-                await protocol.shaken
+            else:
+                await _shake_hands(connection, accepted, tls.context)
         except OSError as error:
             _LOG.debug("no connection: %s", error)
+            # Its frames hold it: the connection would stay in memory with them, until the garbage
+            # collector comes, which is too late where many fail.
+            error.__traceback__ = None
             if connection in self._connections:
                 self.reject(Rejected.HANDSHAKE)
                 self.release(connection)
+
+
+async def _shake_hands(
+    connection: GuardedProtocol, accepted: socket.socket, context: ssl.SSLContext
+) -> None:
+    """Open TLS; as asyncio does, but with a protocol for it that is ours."""
+    loop = asyncio.get_running_loop()
+    shaken: asyncio.Future[None] = loop.create_future()
+    protocol = partial(TlsProtocol, connection, context, connection.limits, shaken)
+    await loop.connect_accepted_socket(protocol, accepted)
+    await shaken
 
 
 def _uvicorn_config(app: Application) -> Config:

@@ -38,21 +38,30 @@ class TlsProtocol(SSLProtocol):
     counts as sent what waits in the buffer of the connection below, so that a response would seem
     to be complete though its reader has stopped. Here the protocol above is paused and resumed by
     the connection below.
+
+    Args:
+        above: what speaks over TLS.
+        context: what it is served with.
+        limits: how long the handshake, and closing, may take.
+        shaken: done with the handshake; has the error if it failed.
     """
 
     max_size = 16 * 1024  # one record of TLS
 
-    def __init__(self, above: asyncio.Protocol, context: ssl.SSLContext, limits: Limits) -> None:
-        loop = asyncio.get_running_loop()
-        self.shaken: asyncio.Future[None] = loop.create_future()
-        """Done with the handshake; has the error if it failed."""
+    def __init__(
+        self,
+        above: asyncio.Protocol,
+        context: ssl.SSLContext,
+        limits: Limits,
+        shaken: asyncio.Future[None],
+    ) -> None:
         self._above = above
         self._paused = False
         super().__init__(
-            loop,
+            asyncio.get_running_loop(),
             above,
             context,
-            self.shaken,
+            shaken,
             server_side=True,
             ssl_handshake_timeout=limits.handshake,  # type: ignore[arg-type] # a fraction will do
             ssl_shutdown_timeout=limits.linger,
@@ -63,6 +72,11 @@ class TlsProtocol(SSLProtocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  that of a socket
         transport.set_write_buffer_limits(high=1)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of the protocol above, which has gone, too."""
+        super().connection_lost(exc)
+        self._above = asyncio.Protocol()
 
     def pause_writing(self) -> None:
         """Some bytes wait until the peer reads."""

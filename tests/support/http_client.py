@@ -90,9 +90,10 @@ class Served:
     def client(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
 
-    def connect(self, receive_buffer: int | None = None) -> socket.socket:
-        """A bare connection."""
+    def connect(self, receive_buffer: int | None = None, source: str = "") -> socket.socket:
+        """A bare connection, from another address if told."""
         connection = socket.socket()
+        connection.bind((source, 0))
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         connection.settimeout(PATIENCE)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockwatch.web.access import is_local, is_loopback
+from sockwatch.web.access import AUTHENTICATED, is_local, is_loopback, may_see_details, site_of
 
 
 def scope(client: str | None = "127.0.0.1", **headers: str) -> Mapping[str, Any]:
@@ -68,3 +68,37 @@ def test_an_http_1_0_client_need_not_name_a_host() -> None:
 @given(st.text())
 def test_any_text_is_judged(text: str) -> None:
     assert is_loopback(text) in {True, False}
+
+
+@pytest.mark.parametrize(
+    ("client", "known", "may"),
+    [("192.0.2.1", True, True), ("192.0.2.1", False, False), ("127.0.0.1", False, True)],
+)
+def test_who_has_authenticated_may_see_details_from_anywhere(
+    client: str, known: bool, may: bool
+) -> None:
+    request = {**scope(client, host="localhost"), "state": {AUTHENTICATED: known}}
+    assert may_see_details(request) is may
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("nonsense", "nonsense"),
+        ("", ""),
+    ],
+)
+def test_the_addresses_that_one_client_can_choose_from_are_one_site(
+    address: str, site: str
+) -> None:
+    assert site_of(address) == site
+
+
+@given(st.text())
+def test_any_text_has_a_site(text: str) -> None:
+    assert isinstance(site_of(text), str)

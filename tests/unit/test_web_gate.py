@@ -2,9 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import bcrypt
 import pytest
@@ -22,7 +20,7 @@ from http_client import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockwatch.web.gate import client_of, credentials
+from sockwatch.web.gate import credentials
 from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.protection import Protection
 
@@ -266,28 +264,6 @@ def test_what_a_client_gives_is_what_is_checked(user: str, password: str) -> Non
     encoded = password.encode(errors="replace").decode()
     header = (b"authorization", basic(user, encoded).encode())
     assert credentials([(b"host", b"a"), header]) == (user, encoded.encode())
-
-
-def scope(host: str | None) -> Mapping[str, Any]:
-    return {"client": None if host is None else (host, 40000)}
-
-
-@pytest.mark.parametrize(
-    ("host", "client"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("nonsense", "nonsense"),
-        (None, ""),
-    ],
-)
-def test_the_addresses_that_one_client_can_choose_from_are_one_client(
-    host: str | None, client: str
-) -> None:
-    assert client_of(scope(host)) == client
 
 
 def test_a_response_that_is_turned_away_keeps_to_the_limits(file: Path) -> None:

@@ -84,6 +84,16 @@ def test_a_thousand_silent_connections_do_not_lock_out_a_scrape() -> None:
         assert slowest < 1.0
 
 
+def test_who_has_most_connections_makes_room_first() -> None:
+    with serving(limits=Limits(connections=4)) as served, contextlib.ExitStack() as opened:
+        elsewhere = opened.enter_context(served.connect(source="127.0.0.2"))
+        for _ in range(10):
+            opened.enter_context(served.connect())
+        assert eventually(lambda: served.rejected() == {Rejected.CONNECTIONS: 7})
+        elsewhere.sendall(GET)
+        assert status_of(one_reply(elsewhere)) == 200
+
+
 def test_running_out_of_file_descriptors_is_survived() -> None:
     """In a process of its own, for it is the process that runs out."""
     program = """

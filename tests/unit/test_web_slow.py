@@ -20,6 +20,7 @@ from http_client import (
     status_of,
 )
 
+from sockwatch.web.app import CHUNK
 from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.protocol import READ_SIZE
 
@@ -104,7 +105,7 @@ def all_made_not_all_sent(seconds: float) -> Iterator[tuple[Served, socket.socke
     """A response that may take `seconds`, its last bytes waiting for the client to read."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    shelf, limits = Shelf(metrics=b"x" * 60_000), Limits(response=seconds)
+    shelf, limits = Shelf(metrics=b"x" * CHUNK), Limits(response=seconds)
     with (
         serving(shelf, limits=limits, listener=listener) as served,
         served.connect(receive_buffer=4096) as client,
@@ -163,4 +164,4 @@ def test_little_of_a_response_waits_in_our_memory() -> None:
         (connection,) = served.server._connections
         assert eventually(lambda: connection.transport.get_write_buffer_size() > 0)
         time.sleep(0.1)
-        assert connection.transport.get_write_buffer_size() <= 64 * 1024
+        assert connection.transport.get_write_buffer_size() <= CHUNK

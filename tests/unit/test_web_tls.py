@@ -24,6 +24,7 @@ from http_client import (
     status_of,
 )
 
+from sockwatch.web.app import CHUNK
 from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.protection import Protection
 from sockwatch.web.protocol import READ_SIZE
@@ -243,7 +244,7 @@ def test_little_of_a_response_waits_in_our_memory(authority: Authority, folder: 
         assert eventually(lambda: transport.get_write_buffer_size() > 0)
         time.sleep(0.1)
         waiting = transport.get_write_buffer_size() + protocol._outgoing.pending  # type: ignore[attr-defined]
-        assert waiting <= 3 * 64 * 1024
+        assert waiting <= 3 * CHUNK
 
 
 def test_the_end_of_a_response_has_the_deadline_of_the_whole(
@@ -252,7 +253,7 @@ def test_the_end_of_a_response_has_the_deadline_of_the_whole(
     """asyncio's TLS counts as sent what the connection below it still has."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    shelf, limits = Shelf(metrics=b"x" * 60_000), Limits(response=0.4)
+    shelf, limits = Shelf(metrics=b"x" * CHUNK), Limits(response=0.4)
     with (
         serving(shelf, protection=protection(folder), limits=limits, listener=listener) as served,
         authority.client().wrap_socket(
