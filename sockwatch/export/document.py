@@ -22,10 +22,11 @@ them before printing.
         duration_seconds          wall time of the last good pass
         cpu_seconds               CPU time of all passes
     findings       what looks wrong, gravest kind first:
-        kind       stale, accept_queue, close_wait, syn_sent, fin_wait2, orphans or source
+        kind       stale, accept_queue, syn_queue, syn_flood, close_wait, ephemeral_ports,
+                   unanswered, syn_sent, fin_wait2, memory, time_wait, orphans or source
         message    what was seen, safe to print
         meaning    what it means and who has to act, safe to print
-        count, limit, netns, direction, port, unit, address
+        count, limit, netns, direction, port, unit, address, destination
     namespaces     the host's own first:
         netns      name, "" for the host's own
         sockets    {family: {state: count}}, every family and state; null = never measured
@@ -33,9 +34,19 @@ them before printing.
         unowned    {kind: count}; null where the source cannot know
         services   [{direction, port, unit, states: {state: count}}], states without any left out
         folded     number of services folded into "other"
-        listeners  [{family, address, port, unit, sockets, queue, limit, peak, half_open, drops,
-                   processes: [{pid, name, started_seconds}]}]; processes as far as known, the
-                   oldest first, started after boot
+        listeners  [{family, address, port, unit, sockets, queue, limit, peak, half_open,
+                   half_open_resent, drops, processes: [{pid, name, started_seconds}]}]; the limit
+                   is that of both queues; resent are those half-open ones whose SYN+ACK was sent
+                   again; processes as far as known, the oldest first, started after boot
+        destinations
+                   as of the last census, null before the first:
+            ports            ephemeral ports there are
+            in_use_max       the most of them in use toward any one destination
+            crowded          [{source, destination, in_use, time_wait}] of those over a tenth, at
+                             most 20, the fullest first; time_wait of in_use are in that state
+            unanswered       [{destination, connections}] in syn_sent for too long, from 3 on, at
+                             most 20; null where the source cannot know
+        peaks      {state: the highest count of the last minute}
         stuck      connections over the age limit of their state; null if ages are not known:
             connections      [{direction, port, unit, state, cause, connections}]
             oldest           [{direction, port, unit, state, age_seconds}], every watched state,
@@ -60,6 +71,7 @@ them before printing.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import chain
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
@@ -68,6 +80,7 @@ from sockwatch import __version__
 from sockwatch.export.findings import Finding
 from sockwatch.observe.figures import ABORTS, COUNTERS, MEMORY_LEVELS, Figures, HostFigures
 from sockwatch.observe.snapshot import (
+    Destinations,
     Listener,
     NamespaceView,
     PassStatus,
@@ -136,6 +149,7 @@ def _finding(finding: Finding) -> Document:
         "netns": finding.netns,
         **(key._asdict() if key else dict.fromkeys(ServiceKey._fields)),
         "address": listener.address if listener else None,
+        "destination": finding.destination,
     }
 
 
@@ -152,6 +166,8 @@ def _namespace(view: NamespaceView) -> Document:
         "services": [_service(view, key) for key in services],
         "folded": view.folded,
         "listeners": _listeners(view),
+        "destinations": view.destinations and _destinations(view.destinations),
+        "peaks": {state.label: count for state, count in sorted(view.peaks.items())},
         "stuck": view.stuck and _stuck(view.stuck),
         "figures": view.figures and _figures(view.figures),
     }
@@ -211,12 +227,26 @@ def _listener(listener: Listener) -> Document:
         "limit": listener.limit,
         "peak": listener.peak,
         "half_open": listener.half_open,
+        "half_open_resent": listener.half_open_resent,
         "drops": listener.drops,
     }
 
 
 def _listener_order(listener: Listener) -> tuple[int, Family, str, str]:
     return listener.port, listener.family, listener.address, listener.unit
+
+
+def _destinations(found: Destinations) -> Document:
+    return {
+        "ports": found.ports,
+        "in_use_max": found.in_use_max,
+        "crowded": [asdict(use) for use in found.crowded],
+        "unanswered": None if found.unanswered is None else _unanswered(found.unanswered),
+    }
+
+
+def _unanswered(found: Mapping[str, int]) -> list[Document]:
+    return [{"destination": end, "connections": number} for end, number in found.items()]
 
 
 def _stuck(stuck: Stuck) -> Document:

@@ -34,12 +34,15 @@ def endpoint(listener: Listener) -> str:
 
 
 def clip(text: str, width: int) -> str:
-    """The text in at most `width` columns; names differ at both ends, so the middle is left out."""
+    """The text in at most `width` columns, though never less than 3.
+
+    Names differ at both ends, so the middle is left out.
+    """
     text = printable(text)
     if display_width(text) <= width:
         return text
-    room = width - len(_ELLIPSIS)
+    room = max(width - len(_ELLIPSIS), 0)
     head, tail = text[: (room + 1) // 2], text[len(text) - room // 2 :]
-    while display_width(head + _ELLIPSIS + tail) > width:
+    while head and display_width(head + _ELLIPSIS + tail) > width:
         head, tail = head[:-1], tail[1:]
     return head + _ELLIPSIS + tail

@@ -25,6 +25,10 @@ _LONG_TIMES: Final = (
     (60, "min", 1, "s"),
 )
 
+_KIB: Final = 1024
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
+_TENTHS_BELOW: Final = 10
+
 
 class Style(NamedTuple):
     """Marks text with SGR sequences of ECMA-48, or leaves it plain."""
@@ -131,6 +135,14 @@ def duration(seconds: float) -> str:
         for large, name, small, part in _LONG_TIMES
         if seconds >= large
     )
+
+
+def size(count: int) -> str:
+    """Bytes for people: `260 KiB`, `2.2 GiB`."""
+    power = max(0, min((count.bit_length() - 1) // 10 - 1, len(_UNITS) - 1))
+    value = count / _KIB ** (power + 1)
+    number = f"{value:.1f}" if 0 < value < _TENTHS_BELOW else f"{value:,.0f}"
+    return f"{number} {_UNITS[power]}"
 
 
 def heading(style: Style, *names: str) -> list[Cell]:

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from sockwatch.observe.figures import ABORTS, COUNTERS, MEMORY_LEVELS, Figures, HostFigures
 from sockwatch.observe.snapshot import (
     OTHER,
+    Destinations,
+    DestinationUse,
     Listener,
     NamespaceView,
     PassKind,
@@ -44,6 +46,24 @@ _LISTENERS: Final = st.builds(
     sockets=st.integers(1, 128),
     queue=st.none() | _COUNTS,
     limit=st.none() | _COUNTS,
+    peak=st.none() | _COUNTS,
+    half_open=st.none() | _COUNTS,
+    half_open_resent=st.none() | _COUNTS,
+    drops=st.none() | _COUNTS,
+)
+_ENDS: Final = st.builds("{}:{}".format, st.ip_addresses(v=4), _PORTS) | st.builds(
+    "[{}]:{}".format, st.ip_addresses(v=6), _PORTS
+)
+_DESTINATIONS: Final = st.builds(
+    Destinations,
+    ports=st.none() | _PORTS,
+    in_use_max=_COUNTS,
+    crowded=st.lists(
+        st.builds(DestinationUse, st.ip_addresses().map(str), _ENDS, _COUNTS, _COUNTS),
+        max_size=3,
+        unique_by=lambda use: use.destination,
+    ).map(tuple),
+    unanswered=st.none() | st.dictionaries(_ENDS, _COUNTS, max_size=3),
 )
 _KNOWN_OR_NOT: Final = st.none() | st.integers(0, 1 << 44)
 """Counts and bytes, up to 16 TiB."""
@@ -76,6 +96,8 @@ _VIEWS: Final = st.builds(
     folded=_COUNTS,
     listeners=st.lists(_LISTENERS, max_size=12).map(tuple),
     figures=st.none() | _FIGURES,
+    destinations=st.none() | _DESTINATIONS,
+    peaks=st.dictionaries(st.sampled_from(State), _COUNTS),
 )
 _PASSES: Final = st.builds(
     PassStatus,

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 from arbitrary_snapshots import SNAPSHOTS
-from everything import STUCK
+from everything import EVERYTHING, STUCK
 from hypothesis import given, settings
 from kernel_figures import FIGURES, MIB, UNKNOWN, with_figures
 from snapshots import (
@@ -27,8 +27,9 @@ from sockwatch import __version__
 from sockwatch.export import document as module
 from sockwatch.export.document import Host, document
 from sockwatch.export.findings import find
+from sockwatch.kernel.failures import Cause
 from sockwatch.observe.figures import ABORTS, COUNTERS
-from sockwatch.observe.snapshot import NamespaceView, PassKind, Snapshot
+from sockwatch.observe.snapshot import Destinations, NamespaceView, PassKind, Snapshot
 from sockwatch.tcp.model import Phase, phase_of
 from sockwatch.tcp.owners import Owners, Process
 from sockwatch.tcp.states import Family, State, Unowned
@@ -89,6 +90,7 @@ def test_a_leaking_host() -> None:
         "port": "8080",
         "unit": "app.service",
         "address": None,
+        "destination": None,
     }
     assert (queue["address"], queue["count"], queue["limit"]) == ("0.0.0.0", 129, 128)
     assert view.pop("sockets")["ipv6"]["close_wait"] == 12
@@ -129,13 +131,58 @@ def test_a_leaking_host() -> None:
                 "limit": 128,
                 "peak": 0,
                 "half_open": 0,
+                "half_open_resent": 0,
                 "drops": 0,
                 "processes": [],
             }
         ],
+        "destinations": None,
+        "peaks": {},
         "stuck": None,
         "figures": None,
     }
+
+
+def test_destinations_are_told_with_what_is_in_use() -> None:
+    assert only_namespace(EVERYTHING)["destinations"] == {
+        "ports": 28_232,
+        "in_use_max": 9_000,
+        "crowded": [
+            {
+                "source": "192.0.2.1",
+                "destination": "198.51.100.7:5432",
+                "in_use": 9_000,
+                "time_wait": 8_800,
+            }
+        ],
+        "unanswered": [{"destination": "198.51.100.9:443", "connections": 3}],
+    }
+
+
+@pytest.mark.parametrize(("unanswered", "told"), [(None, None), ({}, [])])
+def test_that_nobody_is_silent_is_told_from_not_knowing(
+    unanswered: dict[str, int] | None, told: list[object] | None
+) -> None:
+    view = replace(namespace(), destinations=Destinations(None, 0, (), unanswered))
+    assert only_namespace(of_namespaces(view))["destinations"] == {
+        "ports": None,
+        "in_use_max": 0,
+        "crowded": [],
+        "unanswered": told,
+    }
+
+
+def test_peaks_are_told_by_state() -> None:
+    assert only_namespace(EVERYTHING)["peaks"] == {
+        "established": 170,
+        "syn_recv": 7,
+        "close_wait": 500,
+    }
+
+
+def test_a_finding_about_a_destination_names_it() -> None:
+    [told] = [one for one in document_of(EVERYTHING)["findings"] if one["kind"] == "unanswered"]
+    assert (told["destination"], told["count"]) == ("198.51.100.9:443", 3)
 
 
 def test_who_holds_a_listener_is_told_once_the_oldest_first() -> None:
@@ -269,15 +316,13 @@ def test_every_key_is_documented() -> None:
         *(state.label for state in State),
         *COUNTERS,
         *ABORTS,
+        *Cause,
         "ipv4",
         "ipv6",
-        "busy",
     }
     documented = module.__doc__ or ""
-    complete = with_figures(LEAKING, FIGURES)
-    assert [
-        key for key in sorted(keys_in(document_of(complete)) - labels) if key not in documented
-    ] == []
+    told = document_of(EVERYTHING)
+    assert [key for key in sorted(keys_in(told) - labels) if key not in documented] == []
 
 
 @settings(deadline=None)

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from everything import STUCK
+from kernel_figures import FIGURES, HOST_FIGURES, MIB, UNKNOWN, with_figures
 from snapshots import (
     NETLINK,
     OWNED,
@@ -19,17 +21,20 @@ from snapshots import (
     with_failed_pass,
 )
 
-from sockwatch.export.findings import (
-    HALF_CLOSED_LEAST,
-    ORPHANS_LEAST,
-    PILES,
-    Finding,
-    Kind,
-    Pile,
-    find,
-    owned_fin_wait2,
+from sockwatch.export.findings import Finding, Kind, find
+from sockwatch.export.findings.sockets import HALF_CLOSED_LEAST, PILES, Pile, owned_fin_wait2
+from sockwatch.observe.snapshot import (
+    OTHER,
+    Destinations,
+    DestinationUse,
+    Listener,
+    PassKind,
+    ServiceKey,
+    Snapshot,
+    SourceStatus,
+    StuckKey,
 )
-from sockwatch.observe.snapshot import OTHER, PassKind, ServiceKey, Snapshot, SourceStatus
+from sockwatch.tcp.causes import Cause
 from sockwatch.tcp.states import Direction, State, Unowned
 
 
@@ -125,6 +130,241 @@ def test_a_full_accept_queue_names_its_listener() -> None:
     assert finding.service == ServiceKey(Direction.INBOUND, "8080", "app.service")
 
 
+def test_an_accept_queue_that_was_full_a_moment_ago_is_found() -> None:
+    """The peak of a minute is there only where somebody has watched."""
+    burst = replace(listener(8080, queue=0, limit=8), peak=9, drops=1_234)
+    [finding] = found_in(snapshot(burst))
+    assert finding.message == "accept queue was full within the last minute, 9 of 8: 0.0.0.0:8080"
+    assert finding.meaning.endswith("So far it has dropped 1,234 packets.")
+    assert (finding.kind, finding.count, finding.limit) == (Kind.ACCEPT_QUEUE, 9, 8)
+
+
+def test_drops_alone_may_be_old_and_are_no_finding() -> None:
+    assert kinds(snapshot(replace(listener(8080), drops=1_000_000, peak=127))) == []
+
+
+# SYN queues
+
+
+def knocked(
+    half_open: int, resent: int | None, *, queue: int = 0, limit: int | None = 16
+) -> Listener:
+    door = listener(80, "web.service", queue=queue, limit=limit)
+    return replace(door, half_open=half_open, half_open_resent=resent)
+
+
+@pytest.mark.parametrize(
+    ("half_open", "resent", "expected"),
+    [
+        (15, 15, []),
+        (16, 0, ["syn_queue"]),
+        (17, 8, ["syn_queue"]),
+        (17, 9, ["syn_flood"]),
+        (16, 16, ["syn_flood"]),
+        (0, 0, []),
+    ],
+)
+def test_a_full_syn_queue_is_judged_by_who_stands_in_it(
+    half_open: int, resent: int, expected: list[str]
+) -> None:
+    """Clients that are there answer before the SYN+ACK is sent again."""
+    assert kinds(snapshot(knocked(half_open, resent))) == expected
+
+
+def test_behind_a_full_accept_queue_nobody_can_move_on() -> None:
+    """Then the application is slow, whatever the SYN queue looks like."""
+    assert kinds(snapshot(knocked(17, 17, queue=17))) == ["accept_queue"]
+    assert kinds(snapshot(replace(knocked(17, 17, queue=3), peak=16))) == ["accept_queue"]
+    assert kinds(snapshot(replace(knocked(17, 17, queue=3), peak=15))) == ["syn_flood"]
+
+
+def test_a_syn_queue_of_which_nothing_is_known_is_not_judged() -> None:
+    assert kinds(snapshot(knocked(500, None, limit=None))) == []
+
+
+def test_a_backlog_that_is_too_small_names_who_has_to_raise_it() -> None:
+    door = replace(knocked(17, 1), drops=12)
+    [finding] = found_in(snapshot(door))
+    assert finding.message == "SYN queue full, 17 of 16: 0.0.0.0:80, web.service"
+    assert "backlog of web.service" in finding.meaning
+    assert "12 packets" in finding.meaning
+    assert (finding.count, finding.limit, finding.listener) == (17, 16, door)
+
+
+@pytest.mark.parametrize(
+    ("counters", "told"),
+    [
+        ({}, None),
+        ({"syncookies_sent": 0, "syn_queue_full_drops": 0}, None),
+        (
+            {"syncookies_sent": 9_000, "syncookies_received": 4},
+            "has sent 9,000 SYN cookies, of which 4 came back",
+        ),
+        ({"syn_queue_full_drops": 9_000}, "has dropped 9,000 SYNs for that"),
+    ],
+)
+def test_a_flood_says_what_the_kernel_did_about_it(
+    counters: dict[str, int], told: str | None
+) -> None:
+    taken = with_figures(snapshot(knocked(17, 17)), replace(UNKNOWN, counters=counters))
+    [finding] = found_in(taken)
+    assert finding.meaning.startswith("A SYN flood, or packets get lost: of 17 the SYN+ACK")
+    assert ("So far" in finding.meaning) is (told is not None)
+    assert (told or "") in finding.meaning
+
+
+# Destinations
+
+
+def reaching(
+    *crowded: DestinationUse, ports: int | None = 100, unanswered: dict[str, int] | None = None
+) -> Snapshot:
+    """A host with these destinations, `app.service` being who does not get an answer."""
+    found = Destinations(ports, 0, crowded, unanswered)
+    key = StuckKey(
+        ServiceKey(Direction.OUTBOUND, "443", "app.service"), State.SYN_SENT, Cause.UNANSWERED
+    )
+    (view,) = snapshot(outbound(443, "app.service", syn_sent=400)).namespaces
+    stuck = replace(STUCK, connections={key: 400} if unanswered else {})
+    return of_namespaces(replace(view, destinations=found, stuck=stuck))
+
+
+def of_kind(taken: Snapshot, kind: Kind) -> list[Finding]:
+    return [finding for finding in found_in(taken) if finding.kind is kind]
+
+
+@pytest.mark.parametrize(
+    ("in_use", "ports", "meaning"),
+    [
+        (49, 100, None),
+        (50, 100, "connect() searches"),
+        (84, 100, "connect() searches"),
+        (85, 100, "EADDRNOTAVAIL"),
+        (100, 100, "EADDRNOTAVAIL"),
+        (100, None, None),
+        (100, 0, None),
+    ],
+)
+def test_ports_are_found_to_run_out_from_half_of_them_on(
+    in_use: int, ports: int | None, meaning: str | None
+) -> None:
+    use = DestinationUse("192.0.2.1", "198.51.100.7:5432", in_use, 0)
+    found = of_kind(reaching(use, ports=ports), Kind.EPHEMERAL_PORTS)
+    assert [(meaning or "") in one.meaning for one in found] == ([True] if meaning else [])
+
+
+def test_a_destination_that_is_short_of_ports_is_named() -> None:
+    use = DestinationUse("192.0.2.1", "198.51.100.7:5432", 85, 0)
+    [finding] = of_kind(reaching(use), Kind.EPHEMERAL_PORTS)
+    assert (
+        finding.message
+        == "85% of the ephemeral ports in use, 85 of 100: from 192.0.2.1 to 198.51.100.7:5432"
+    )
+    assert (finding.count, finding.limit) == (85, 100)
+    assert (finding.destination, finding.service) == ("198.51.100.7:5432", None)
+
+
+@pytest.mark.parametrize(("time_wait", "churn"), [(42, False), (43, True)])
+def test_churn_is_told_from_many_connections_at_a_time(time_wait: int, churn: bool) -> None:
+    use = DestinationUse("192.0.2.1", "198.51.100.7:5432", 85, time_wait)
+    [finding] = of_kind(reaching(use), Kind.EPHEMERAL_PORTS)
+    assert ("in time_wait" in finding.meaning) is churn
+
+
+def test_who_does_not_answer_is_named_and_whom() -> None:
+    [finding] = found_in(reaching(unanswered={"198.51.100.9:443": 37}))
+    assert finding.kind is Kind.UNANSWERED
+    assert finding.message == "37 connections unanswered: 198.51.100.9:443, app.service"
+    assert "over 10 s" in finding.meaning
+    assert finding.destination == "198.51.100.9:443"
+    assert finding.service == ServiceKey(Direction.OUTBOUND, "443", "app.service")
+
+
+def test_a_pile_whose_destinations_have_names_is_not_told_again() -> None:
+    assert kinds(reaching(unanswered={"198.51.100.9:443": 37})) == ["unanswered"]
+    assert kinds(reaching(unanswered={"198.51.100.9:5432": 37})) == ["unanswered", "syn_sent"]
+    assert kinds(reaching(unanswered={})) == ["syn_sent"]
+    assert kinds(reaching(unanswered=None)) == ["syn_sent"]
+
+
+def test_of_several_units_none_is_blamed_for_a_silent_destination() -> None:
+    taken = reaching(unanswered={"[2001:db8::9]:443": 37})
+    (view,) = taken.namespaces
+    assert view.stuck is not None
+    [(key, number)] = view.stuck.connections.items()
+    other = key._replace(service=key.service._replace(unit="other.service"))
+    stuck = replace(view.stuck, connections={key: number, other: 1})
+    [finding] = of_kind(of_namespaces(replace(view, stuck=stuck)), Kind.UNANSWERED)
+    assert finding.message == "37 connections unanswered: [2001:db8::9]:443"
+    assert finding.service is None
+
+
+# Limits
+
+
+def on_host(**figures: object) -> Snapshot:
+    """A host of which no more than this is known."""
+    host = replace(HOST_FIGURES, orphans=0, memory=0)
+    of_host = {key: figures.pop(key) for key in [*figures] if hasattr(host, key)}
+    return with_figures(
+        snapshot(),
+        replace(UNKNOWN, **figures, host=replace(host, **of_host)),  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("figures", "expected"),
+    [
+        ({"time_wait": 899, "time_wait_limit": 1_000}, []),
+        ({"time_wait": 900, "time_wait_limit": 1_000}, ["time_wait"]),
+        ({"time_wait": 900, "time_wait_limit": None}, []),
+        ({"time_wait": None, "time_wait_limit": 1_000}, []),
+        ({"time_wait": 0, "time_wait_limit": 0}, []),
+        ({"orphans": 16_383, "orphan_limit": 65_536}, []),
+        ({"orphans": 16_384, "orphan_limit": 65_536}, ["orphans"]),
+        ({"orphans": 1_000_000, "orphan_limit": None}, []),
+        ({"orphans": None, "orphan_limit": 65_536}, []),
+        ({"memory": 981 * MIB - 1}, []),
+        ({"memory": 981 * MIB}, ["memory"]),
+        ({"memory": 10_000 * MIB}, ["memory"]),
+        ({"memory": 10_000 * MIB, "memory_limits": {}}, []),
+        ({"memory": None}, []),
+    ],
+)
+def test_a_limit_is_found_to_be_near(figures: dict[str, object], expected: list[str]) -> None:
+    assert kinds(on_host(**figures)) == expected
+
+
+def test_orphans_are_judged_by_the_limit_of_this_host() -> None:
+    [finding] = found_in(on_host(orphans=30, orphan_limit=100))
+    assert finding.message == "30 orphans, 30% of the limit of 100"
+    assert (finding.count, finding.limit) == (30, 100)
+    assert kinds(snapshot(unowned={Unowned.ORPHAN: 1_000_000})) == []
+
+
+def test_memory_under_pressure_is_told_from_memory_used_up() -> None:
+    pressed, full = (found_in(on_host(memory=used * MIB))[0] for used in (1_000, 1_472))
+    assert pressed.message == "TCP buffers take 1,000 MiB of memory, under pressure from 981 MiB on"
+    assert "until it is below 736 MiB" in pressed.meaning
+    assert full.message == "TCP buffers take 1.4 GiB of memory, over the limit of 1.4 GiB"
+
+
+def test_time_wait_that_did_not_fit_is_told() -> None:
+    taken = on_host(time_wait=1_000, time_wait_limit=1_000, counters={"time_wait_overflows": 7})
+    [finding] = found_in(taken)
+    assert finding.meaning.endswith("That has happened 7 times so far.")
+
+
+def test_limits_of_the_host_are_judged_once() -> None:
+    taken = of_namespaces(namespace(), namespace(netns="blue"))
+    near = replace(FIGURES, time_wait=0, host=replace(HOST_FIGURES, orphans=60_000))
+    [finding] = found_in(with_figures(taken, near, replace(near, host=None)))
+    assert (finding.kind, finding.netns) == (Kind.ORPHANS, "")
+
+
+# FIN_WAIT2
+
+
 def test_fin_wait2_that_the_kernel_holds_is_not_half_closed() -> None:
     """Minis are in time_wait or fin_wait2: those beyond time_wait are the kernel's."""
     kernels = snapshot(service(443, fin_wait2=900, time_wait=5000), unowned={Unowned.MINI: 5900})
@@ -158,11 +398,6 @@ def test_without_knowing_who_holds_them_fin_wait2_is_not_judged() -> None:
     taken = snapshot(service(1, fin_wait2=10_000), unowned=None)
     assert owned_fin_wait2(taken.namespaces[0]) is None
     assert found_in(taken) == ()
-
-
-def test_many_orphans_are_found() -> None:
-    assert kinds(snapshot(unowned={Unowned.ORPHAN: ORPHANS_LEAST - 1})) == []
-    assert kinds(snapshot(unowned={Unowned.ORPHAN: ORPHANS_LEAST})) == ["orphans"]
 
 
 def test_a_source_that_was_not_preferred_is_found_with_the_reason() -> None:
@@ -206,7 +441,6 @@ def test_the_gravest_kind_comes_first_and_within_it_the_largest() -> None:
         service(2, close_wait=300),
         outbound(3, syn_sent=3000),
         listener(4, queue=9, limit=8),
-        unowned={Unowned.ORPHAN: 100_000},
         source=PSUTIL,
     )
     assert [(finding.kind.value, finding.count) for finding in found_in(taken)] == [
@@ -214,7 +448,6 @@ def test_the_gravest_kind_comes_first_and_within_it_the_largest() -> None:
         ("close_wait", 300),
         ("close_wait", 30),
         ("syn_sent", 3000),
-        ("orphans", 100_000),
         ("source", None),
     ]
 

@@ -7,9 +7,9 @@ import pytest
 from kernel_figures import FIGURES, HOST_FIGURES, MIB, UNKNOWN, with_figures
 from snapshots import namespace, of_namespaces, snapshot
 
-from sockwatch.export.report import Page
-from sockwatch.export.report.limits import bar, limit_section, size
-from sockwatch.export.terminal import PLAIN, Style
+from sockwatch.export.report.limits import limit_section
+from sockwatch.export.report.page import Page, bar
+from sockwatch.export.terminal import PLAIN, Style, size
 from sockwatch.observe.figures import Figures
 from sockwatch.observe.snapshot import Snapshot
 

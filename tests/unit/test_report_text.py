@@ -123,11 +123,11 @@ Services
   inbound     22  ssh.service         3      0      0      0     0     0
 
 Listeners, fullest first
-  queue  limit  full  address         unit
-      3  4,096    0%  0.0.0.0:443     nginx.service (4 sockets)
-      0    128    0%  0.0.0.0:22      ssh.service
-      0  4,096    0%  [::]:443        nginx.service (4 sockets)
-      0    511    0%  127.0.0.1:8080  app.service
+  queue  limit  full              address         unit
+      3  4,096    0%  ..........  0.0.0.0:443     nginx.service (4 sockets)
+      0    128    0%  ..........  0.0.0.0:22      ssh.service
+      0  4,096    0%  ..........  [::]:443        nginx.service (4 sockets)
+      0    511    0%  ..........  127.0.0.1:8080  app.service
 """
     )
 
@@ -296,7 +296,7 @@ def test_the_fullest_listeners_come_first() -> None:
         listener(5),
     )
     rows = table_of(text_of(taken), "Listeners")[1:]
-    assert [row.split()[3].rpartition(":")[2] for row in rows] == ["2", "4", "1", "3", "5"]
+    assert [row.split()[-2].rpartition(":")[2] for row in rows] == ["2", "4", "1", "3", "5"]
 
 
 def test_one_waiting_at_a_listener_without_a_queue_fills_it() -> None:

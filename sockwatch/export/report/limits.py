@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
-from sockwatch.export.report.page import GAP, INDENT, Page
-from sockwatch.export.terminal import Cell, display_width, heading, table
-from sockwatch.observe.figures import Figures, HostFigures
+from sockwatch.export.findings.limits import ORPHANS_ACTED_ON
+from sockwatch.export.report.page import GAP, INDENT, Page, bar
+from sockwatch.export.terminal import Cell, display_width, heading, size, table
+from sockwatch.observe.figures import Figures
 from sockwatch.observe.snapshot import NamespaceView
 
 _BAR: Final = 20
@@ -15,12 +16,7 @@ _BAR: Final = 20
 _SHORTEST_BAR: Final = 5
 _SOON: Final = 0.5
 """Of what makes the kernel act: from there on it is shown as what may go wrong."""
-_ORPHANS_ACTED_ON: Final = 0.25
-"""Of tcp_max_orphans: tcp_too_many_orphans() counts an orphan up to four times."""
 _TITLES: Final = ("", "used", "limit", "full", "acts from")
-_KIB: Final = 1024
-_UNITS: Final = ("KiB", "MiB", "GiB", "TiB")
-_TENTHS_BELOW: Final = 10
 
 
 class _Usage(NamedTuple):
@@ -47,31 +43,27 @@ class _Usage(NamedTuple):
 
 def limit_section(view: NamespaceView, page: Page, title: str) -> str:
     """Limits, the nearest first; empty if nothing of them is known."""
-    if view.figures is None:
-        return ""
-    known = [one for one in _usages(view.figures) if one.used is not None]
+    known = [one for one in _usages(view) if one.used is not None]
     rows = _table(sorted(known, key=lambda one: -one.urgency), page) if known else ""
-    asides = map(page.aside, filter(None, (_settings(view.figures), _hidden(view.figures.host))))
+    asides = map(page.aside, filter(None, (_settings(view.figures), _hidden(view.figures))))
     parts = [rows, *asides]
     return page.section(title, *parts) if any(parts) else ""
 
 
-def _usages(figures: Figures) -> Iterator[_Usage]:
+def _usages(view: NamespaceView) -> Iterator[_Usage]:
+    if view.destinations is not None:
+        found = view.destinations
+        yield _Usage("ports to one end", found.in_use_max, found.ports, 1.0)
+    figures = view.figures
+    if figures is None:
+        return
     yield _Usage("TIME_WAIT", figures.time_wait, figures.time_wait_limit, 1.0)
     if figures.host is not None:
         host, levels = figures.host, figures.host.memory_limits
-        yield _Usage("orphans (host)", host.orphans, host.orphan_limit, _ORPHANS_ACTED_ON)
+        yield _Usage("orphans (host)", host.orphans, host.orphan_limit, ORPHANS_ACTED_ON)
         high = levels.get("high")
         pressure = levels["pressure"] / high if high else None
         yield _Usage("memory (host)", host.memory, high, pressure, size)
-
-
-def size(count: int) -> str:
-    """Bytes for people: `260 KiB`, `2.2 GiB`."""
-    power = max(0, min((count.bit_length() - 1) // 10 - 1, len(_UNITS) - 1))
-    value = count / _KIB ** (power + 1)
-    number = f"{value:.1f}" if 0 < value < _TENTHS_BELOW else f"{value:,.0f}"
-    return f"{number} {_UNITS[power]}"
 
 
 def _table(rows: Sequence[_Usage], page: Page) -> str:
@@ -102,15 +94,9 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
 
 
-def bar(share: float | None, width: int) -> str:
-    """The share as `##........`, nothing if it is not known; more than all is all."""
-    if share is None:
+def _settings(figures: Figures | None) -> str:
+    if figures is None:
         return ""
-    filled = min(round(share * width), width)
-    return "#" * filled + "." * (width - filled)
-
-
-def _settings(figures: Figures) -> str:
     syn_backlog = figures.max_syn_backlog
     texts = (
         ("{:,} ephemeral ports", figures.ephemeral_ports),
@@ -120,7 +106,8 @@ def _settings(figures: Figures) -> str:
     return "; ".join(text.format(value) for text, value in texts if value is not None)
 
 
-def _hidden(host: HostFigures | None) -> str:
+def _hidden(figures: Figures | None) -> str:
+    host = figures.host if figures else None
     if host is None or host.hidden is None:
         return ""
     return (

@@ -1,20 +1,48 @@
-"""Listeners with their accept queues."""
+"""Listeners with their queues."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
-from sockwatch.export.findings import Finding
+from sockwatch.export.findings import Finding, Kind
 from sockwatch.export.names import clip, endpoint
-from sockwatch.export.report.page import GAP, INDENT, NAME_ROOM, Page
+from sockwatch.export.report.page import GAP, INDENT, NAME_ROOM, Page, bar
 from sockwatch.export.terminal import Cell, display_width, heading, table
 from sockwatch.observe.snapshot import Listener, NamespaceView
 
 LISTENERS: Final = 10
 """Rows shown unless asked otherwise."""
 
-_NUMBERS: Final = ("queue", "limit", "full")
+_BAR: Final = 10
+"""Columns of a bar; there are none where names would have to be shortened for them."""
+_UNLIMITED: Final = 1 << 16
+
+
+class _Column(NamedTuple):
+    """A number of a listener, left out where no listener has anything to tell there."""
+
+    title: str
+    value: Callable[[Listener], int | None]
+    tells: Callable[[Listener], object]
+    kinds: Collection[Kind] = ()
+    """Findings that are about it."""
+
+
+_ALWAYS: Final = 3
+"""Columns that are always there: the queue, its limit, how full it is."""
+_COLUMNS: Final = (
+    _Column("queue", lambda one: one.queue, lambda _: True, (Kind.ACCEPT_QUEUE,)),
+    _Column("limit", lambda one: one.limit, lambda _: True),
+    _Column("drops", lambda one: one.drops, lambda one: one.drops),
+    _Column(
+        "half-open",
+        lambda one: one.half_open,
+        lambda one: one.half_open,
+        (Kind.SYN_QUEUE, Kind.SYN_FLOOD),
+    ),
+    _Column("peak", lambda one: one.peak, lambda one: (one.peak or 0) > (one.queue or 0)),
+)
 
 
 def listener_section(
@@ -27,49 +55,89 @@ def listener_section(
     rest = len(view.listeners) - len(shown)
     return page.section(
         title,
-        _table(shown, {one.listener for one in suspects}, page),
+        _table(shown, {one.listener: one.kind for one in suspects if one.listener}, page),
         page.aside(f"and {rest:,} more") if rest else "",
     )
 
 
-def _order(listener: Listener) -> tuple[float, int, int, str, str]:
-    share, queue = _share(listener) or 0, listener.queue or 0
-    return -share, -queue, listener.port, listener.address, listener.unit
+def _order(listener: Listener) -> tuple[float, int, int, int, str, str]:
+    fullest = max(_full(listener) or 0, _share(listener, listener.half_open) or 0)
+    return (
+        -fullest,
+        -(listener.queue or 0),
+        -(listener.drops or 0),
+        listener.port,
+        listener.address,
+        listener.unit,
+    )
 
 
-def _share(listener: Listener) -> float | None:
-    """How much of the accept queue is in use; `None` where that is not known."""
-    if listener.queue is None or listener.limit is None:
+def _share(listener: Listener, queue: int | None) -> float | None:
+    """How much of a queue is in use, both have the same limit; `None` where it is not known."""
+    if queue is None or listener.limit is None:
         return None
-    return listener.queue / max(listener.limit, 1)
+    return queue / max(listener.limit, 1)
 
 
-def _table(shown: Sequence[Listener], wrong: Collection[Listener | None], page: Page) -> str:
-    numbers = [_numbers(one, page, wrong=one in wrong) for one in shown]
-    columns = zip(heading(page.style, *_NUMBERS), *numbers, strict=True)
-    room = page.room - len(INDENT) - sum(_width(column) + len(GAP) for column in columns)
+def _full(listener: Listener) -> float | None:
+    return _share(listener, listener.queue)
+
+
+def _table(shown: Sequence[Listener], wrong: Mapping[Listener, Kind], page: Page) -> str:
+    columns = _columns(shown, wrong, page)
+    names_room = _room_for_names(shown)
+    while _left(columns, page) < min(names_room, 2 * NAME_ROOM) and len(columns) > _ALWAYS:
+        columns.pop()
+    numbers, room = len(columns), _left(columns, page)
+    if room - _BAR - len(GAP) >= names_room and any(one.queue for one in shown):
+        columns.append([Cell(""), *(_bar(one, wrong, page) for one in shown)])
+        room -= _BAR + len(GAP)
     names = [clip(endpoint(one), room - len(GAP) - NAME_ROOM) for one in shown]
     left = room - max(map(display_width, ["address", *names])) - len(GAP)
-    rows = [
-        [*cells, Cell(name), Cell(_unit(one, left))]
-        for one, cells, name in zip(shown, numbers, names, strict=True)
+    columns.append([*heading(page.style, "address"), *map(Cell, names)])
+    columns.append([*heading(page.style, "unit"), *(Cell(_unit(one, left)) for one in shown)])
+    rows = zip(*columns, strict=True)
+    return table(rows, right={*range(numbers)}, width=page.room, indent=INDENT)
+
+
+def _left(columns: Sequence[Sequence[Cell]], page: Page) -> int:
+    """What is left of a line for names."""
+    taken = sum(len(GAP) + max(display_width(cell.text) for cell in column) for column in columns)
+    return page.room - len(INDENT) - taken
+
+
+def _room_for_names(shown: Sequence[Listener]) -> int:
+    names = max(display_width(endpoint(one)) for one in shown)
+    return names + len(GAP) + max(display_width(_unit(one, _UNLIMITED)) for one in shown)
+
+
+def _columns(
+    shown: Sequence[Listener], wrong: Mapping[Listener, Kind], page: Page
+) -> list[list[Cell]]:
+    """The numbers, each with its title."""
+    columns = [
+        [*heading(page.style, column.title), *_cells(column, shown, wrong, page)]
+        for column in _COLUMNS
+        if any(map(column.tells, shown))
     ]
-    titles = heading(page.style, *_NUMBERS, "address", "unit")
-    return table([titles, *rows], right={0, 1, 2}, width=page.room, indent=INDENT)
+    full = (
+        queue._replace(text="-" if share is None else f"{share:.0%}")
+        for queue, share in zip(columns[0][1:], map(_full, shown), strict=True)
+    )
+    columns.insert(_ALWAYS - 1, [*heading(page.style, "full"), *full])
+    return columns
 
 
-def _numbers(listener: Listener, page: Page, *, wrong: bool) -> list[Cell]:
-    share = _share(listener)
-    queue = page.count(listener.queue, wrong=wrong)
-    return [
-        queue,
-        page.count(listener.limit),
-        queue._replace(text="-" if share is None else f"{share:.0%}"),
-    ]
+def _cells(
+    column: _Column, shown: Sequence[Listener], wrong: Mapping[Listener, Kind], page: Page
+) -> Iterator[Cell]:
+    for one in shown:
+        yield page.count(column.value(one), wrong=wrong.get(one) in column.kinds)
 
 
-def _width(column: Iterable[Cell]) -> int:
-    return max(display_width(cell.text) for cell in column)
+def _bar(listener: Listener, wrong: Mapping[Listener, Kind], page: Page) -> Cell:
+    paint = page.style.red if wrong.get(listener) is Kind.ACCEPT_QUEUE else str
+    return Cell(bar(_full(listener), _BAR), paint)
 
 
 def _unit(listener: Listener, room: int) -> str:

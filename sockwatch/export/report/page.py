@@ -62,3 +62,11 @@ class Page:
         """A remark below a table."""
         lines = paragraph(text, self.prose, INDENT).splitlines()
         return "\n".join(map(self.style.dim, lines))
+
+
+def bar(share: float | None, width: int) -> str:
+    """The share as `##........`, nothing if it is not known; more than all is all."""
+    if share is None:
+        return ""
+    filled = min(round(share * width), width)
+    return "#" * filled + "." * (width - filled)

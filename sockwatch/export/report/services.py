@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sockwatch.export.findings import Finding
+from sockwatch.export.findings import Finding, Kind
 from sockwatch.export.names import clip
 from sockwatch.export.report.page import GAP, INDENT, NAME_ROOM, Page
 from sockwatch.export.terminal import Cell, heading, table
@@ -31,6 +31,13 @@ _TITLES: Final[Mapping[State, str]] = {
     State.LISTEN: "listen",
 }
 """Columns, each over two lines; the last ones are added up where there is no room for all."""
+
+_ABOUT: Final[Mapping[Kind, str]] = {
+    Kind.UNANSWERED: State.SYN_SENT.label,
+    Kind.SYN_QUEUE: State.SYN_RECV.label,
+    Kind.SYN_FLOOD: State.SYN_RECV.label,
+}
+"""The states that findings are about whose kind is not called like a state."""
 
 _LABELS_ROOM: Final = sum(map(len, (INDENT, "outbound", GAP, "other", GAP)))
 """Columns left of the unit."""
@@ -111,7 +118,7 @@ def _table(
 ) -> str:
     room = page.room - _LABELS_ROOM
     columns = _columns([view.services[key] for key in shown], room - NAME_ROOM)
-    wrong = {(one.service, one.kind.value) for one in suspects if one.service}
+    wrong = {(one.service, _ABOUT.get(one.kind, one.kind)) for one in suspects if one.service}
     rows = [heading(page.style, "", "port", "unit", *(column.title for column in columns))]
     for number, key in enumerate(shown):
         unit = clip(key.unit or "-", room - _width(columns))

@@ -8,6 +8,7 @@ from typing import Final
 
 from sockwatch.export.document import Host
 from sockwatch.export.findings import Finding
+from sockwatch.export.report.destinations import destination_section
 from sockwatch.export.report.limits import limit_section
 from sockwatch.export.report.listeners import listener_section
 from sockwatch.export.report.page import INDENT, Page
@@ -73,6 +74,8 @@ def _sections(view: NamespaceView, findings: Sequence[Finding], page: Page) -> I
     if text := service_section(view, suspects, page, f"Services{where}"):
         yield text
     if text := listener_section(view, suspects, page, f"Listeners{where}, fullest first"):
+        yield text
+    if text := destination_section(view, suspects, page, f"Destinations{where}, fullest first"):
         yield text
     if text := limit_section(view, page, f"Limits{where}, nearest first"):
         yield text
