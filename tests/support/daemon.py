@@ -14,6 +14,7 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,13 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 class Daemon:
-    """A process that runs `sockwatch run`, ready or not."""
+    """A process that runs `sockwatch run`, ready or not.
+
+    A test whose daemon serves TLS or asks for a password sets `trust` or `authorization`.
+    """
+
+    trust: ssl.SSLContext | None = None
+    authorization: str = ""
 
     def __init__(
         self, process: subprocess.Popen[bytes], log_file: Path, namespace: Namespace | None
@@ -84,10 +91,19 @@ class Daemon:
 
     def get(self, path: str, method: str = "GET", **headers: str) -> Reply:
         """One request on a connection of its own; underscores in header names are hyphens."""
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        client = self._client()
+        if self.authorization:
+            headers.setdefault("authorization", self.authorization)
         entered = self._namespace.entered() if self._namespace else nullcontext()
         with closing(client), entered:
             return request(client, path, method, **headers)
+
+    def _client(self) -> http.client.HTTPConnection:
+        if self.trust is None:
+            return http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        return http.client.HTTPSConnection(
+            "127.0.0.1", self.port, timeout=PATIENCE, context=self.trust
+        )
 
     def metrics(self) -> Metrics:
         return Metrics(self.get("/metrics").text)
