@@ -94,8 +94,17 @@ def fold(
     busy = sorted((key for key, some in found.items() if some), key=interest, reverse=True)
     idle = (key for key, some in found.items() if not some)
     ranked = busy + sorted(idle, key=shown.__contains__, reverse=True)
+    ranked.sort(key=lambda key: _is_residue(key, found[key]))  # stable: the others stay in order
     kept = {key: found[key] for key in ranked[:limit]}
     return kept | _others(found, ranked[limit:]), len(ranked) - limit
+
+
+def _is_residue(key: ServiceKey, states: Mapping[State, int]) -> bool:
+    """Whether there is only TIME_WAIT, and nobody listens: what a listener that is gone leaves.
+
+    Each connection looks like a service of its own then, and would crowd out idle listeners.
+    """
+    return key.direction is Direction.OUTBOUND and states.keys() == {State.TIME_WAIT}
 
 
 def _others(found: Services, folded: Iterable[ServiceKey]) -> dict[ServiceKey, Mapping[State, int]]:
