@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, filterfalse
+from itertools import compress, repeat
 from typing import Final, cast
 
 from sockwatch.tcp.states import State
@@ -57,6 +57,65 @@ class Generation:
 
 
 @dataclass(slots=True)
+class _Memory:
+    """What is remembered of one state, during a pass.
+
+    What a pass sees is taken out of a copy of what was known, so that in the end it holds those
+    that were missed. Mostly nearly all is as before; then nothing is built anew.
+    """
+
+    before: Since
+    missed: Since
+    """Those that the previous pass did not see."""
+    unseen: Since = field(init=False)
+    """Of those before, the ones not seen until now."""
+    new: Since = field(init=False, default_factory=dict)
+    """Those seen that were not there before."""
+
+    def __post_init__(self) -> None:
+        self.unseen = self.before.copy()
+
+    def __len__(self) -> int:
+        """How many were seen."""
+        return len(self.before) - len(self.unseen) + len(self.new)
+
+    def moments(self, cookies: Sequence[int], now: float) -> list[float]:
+        """Since when each of these is there."""
+        found = [*map(self.unseen.pop, cookies, repeat(None))]
+        if None in found:
+            found = [*self._others(cookies, found, now)]
+        return cast("list[float]", found)
+
+    def _others(
+        self, cookies: Sequence[int], found: Sequence[float | None], now: float
+    ) -> Iterator[float]:
+        for cookie, moment in zip(cookies, found, strict=True):
+            known = self.before.get(cookie) if moment is None else moment
+            if known is None:  # else a dump has told of it twice
+                known = self.new.get(cookie, self.missed.get(cookie, now))
+                self.new[cookie] = known
+            yield known
+
+    def thin(self, stride: int) -> None:
+        """Keep a sample."""
+        self.before = _sampled(self.before, stride)
+        self.unseen = _sampled(self.unseen, stride)
+        self.new = _sampled(self.new, stride)
+
+    def finish(self) -> tuple[Since, Since]:
+        """Who was seen, and who was missed."""
+        # What has been taken out of a dictionary leaves holes in it; a copy has none.
+        missed = self.unseen = self.unseen.copy()
+        if not missed and not self.new:
+            return self.before, missed
+        seen = self.before.copy()
+        for cookie in missed:
+            del seen[cookie]
+        seen.update(self.new)
+        return seen, missed
+
+
+@dataclass(slots=True)
 class AgePass:
     """One pass under way: looks up the previous generation and collects the next."""
 
@@ -68,7 +127,7 @@ class AgePass:
     """Whether the previous pass is so long ago that entries may have been missed."""
     stride: int = field(init=False)
     """One of how many connections is followed from here on; grows when the limit is met."""
-    _since: dict[State, Since] = field(init=False, default_factory=dict)
+    _since: dict[State, _Memory] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.stride = self.previous.stride
@@ -79,33 +138,32 @@ class AgePass:
 
     def moments(self, state: State, cookies: Sequence[int]) -> list[float]:
         """Since when each of these, all followed, has been in `state`."""
-        known = self.previous.since.get(state, {})
-        found = [*map(known.get, cookies)]
-        if None in found:
-            found = [*self._first_seen(state, cookies, found)]
-        moments = cast("list[float]", found)
-        self._since.setdefault(state, {}).update(zip(cookies, moments, strict=True))
+        moments = self._memory(state).moments(cookies, self.now)
         while self._number() > self.limit:
             self._thin()
         return moments
 
-    def _first_seen(
-        self, state: State, cookies: Sequence[int], found: Sequence[float | None]
-    ) -> Iterator[float]:
-        missed = self.previous.missed.get(state, {})
-        for cookie, moment in zip(cookies, found, strict=True):
-            yield missed.get(cookie, self.now) if moment is None else moment
+    def _memory(self, state: State) -> _Memory:
+        if state not in self._since:
+            since, missed = self.previous.since.get(state, {}), self.previous.missed.get(state, {})
+            self._since[state] = _Memory(_sampled(since, self.stride), missed)
+        return self._since[state]
 
     def finish(self) -> Generation:
         """The next generation."""
         widened = self.stride > 1 and self._number() <= self.limit * _ROOM
-        starts, missed = self.previous.starts, self._missed()
+        for state in self.previous.since:
+            self._memory(state)
+        found = {state: memory.finish() for state, memory in self._since.items()}
+        since = {state: seen for state, (seen, _) in found.items() if seen}
+        missed = {state: missed for state, (_, missed) in found.items() if missed}
+        starts = self.previous.starts
         if self.resumed or self.previous.widened:
             starts |= {self.now}
         return Generation(
-            since=self._since,
+            since=since,
             missed=missed,
-            starts=_in_use(starts, [*self._since.values(), *missed.values()]),
+            starts=_in_use(starts, [*since.values(), *missed.values()]),
             stride=self.stride // 2 if widened else self.stride,
             widened=widened,
         )
@@ -116,16 +174,8 @@ class AgePass:
     def _thin(self) -> None:
         """Keep the half."""
         self.stride *= 2
-        for state, moments in self._since.items():
-            self._since[state] = _sampled(moments, self.stride)
-
-    def _missed(self) -> Mapping[State, Since]:
-        found = {}
-        for state, before in self.previous.since.items():
-            after = self._since.get(state, {})
-            gone = {cookie: before[cookie] for cookie in filterfalse(after.__contains__, before)}
-            found[state] = _sampled(gone, self.stride)
-        return {state: gone for state, gone in found.items() if gone}
+        for memory in self._since.values():
+            memory.thin(self.stride)
 
 
 def _in_sample(cookies: Iterable[int], stride: int) -> list[bool]:
@@ -134,6 +184,8 @@ def _in_sample(cookies: Iterable[int], stride: int) -> list[bool]:
 
 
 def _sampled(moments: Since, stride: int) -> Since:
+    if stride == 1:
+        return moments
     return dict(compress(moments.items(), _in_sample(moments, stride)))
 
 

@@ -22,6 +22,7 @@ import logging
 import os
 from array import array
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from math import inf
 from pathlib import Path
 from stat import S_ISREG
@@ -157,13 +158,14 @@ def dumped(remembered: Remembered, identity: str) -> tuple[bytes, ...]:
     """The content of a file, in parts."""
     generation, taken = remembered
     # One that the newest pass missed is still followed: it gets another pass after the restart.
-    states = {
-        state: {**generation.missed.get(state, {}), **generation.since.get(state, {})}
-        for state in sorted({*generation.missed, *generation.since})
-    }
+    memories = (generation.missed, generation.since)
     columns: list[array[Any]] = [array("d", generation.starts)]
-    for since in states.values():
-        columns += array("Q", since), array("d", since.values())
+    numbers = []
+    for state in sorted({*generation.missed, *generation.since}):
+        parts = [memory.get(state, {}) for memory in memories]
+        columns.append(array("Q", chain(*parts)))
+        columns.append(array("d", chain(*(part.values() for part in parts))))
+        numbers.append([state.label, sum(map(len, parts))])
     body = b"".join(map(array.tobytes, columns))
     header = {
         "identity": identity,
@@ -171,7 +173,7 @@ def dumped(remembered: Remembered, identity: str) -> tuple[bytes, ...]:
         "stride": generation.stride,
         "widened": generation.widened,
         "starts": len(generation.starts),
-        "states": [[state.label, len(since)] for state, since in states.items()],
+        "states": numbers,
     }
     line = json.dumps(header).encode() + b"\n"
     return _MAGIC % crc32(body, crc32(line)), line, body

@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 from lab import Namespace  # noqa: E402
 from population import (  # noqa: E402
+    CLOSE_WAIT,
     ESTABLISHED,
     MANY_LISTENERS,
     MANY_PORTS,
@@ -28,9 +29,18 @@ from population import (  # noqa: E402
     TIME_WAIT,
     Mixture,
     populate,
+    populate_close_wait,
 )
 from served import load, rendering, under  # noqa: E402
-from subjects import Cost, measure_passes, peers  # noqa: E402
+from subjects import (  # noqa: E402
+    ALL_STUCK,
+    FOLLOWED,
+    Cost,
+    followed,
+    measured_side_by_side,
+    passes,
+    peers,
+)
 from table import HEADINGS, Line, cells, lines, markdown, svg  # noqa: E402
 
 ROUNDS: Final = 9
@@ -50,7 +60,11 @@ LIMITS: Final = (
     Limit(ESTABLISHED.name, "census", 1.5),
     Limit(ESTABLISHED.name, "watch", 0.2),
     Limit(MIXED.name, "census", 1.8),
+    Limit(CLOSE_WAIT.name, FOLLOWED, 2.5),
+    Limit(CLOSE_WAIT.name, ALL_STUCK, 2.5),
 )
+MOST_FOLLOWED: Final = 200_000
+"""The default of tracking.limit."""
 
 
 def measured(mixture: Mixture, sockets: int, *, with_peers: bool) -> list[Line]:
@@ -58,12 +72,22 @@ def measured(mixture: Mixture, sockets: int, *, with_peers: bool) -> list[Line]:
     with Namespace(sysctls=SETTINGS) as namespace:
         namespace.filter(SILENCE)
         populate(namespace, mixture, sockets)
-        costs: dict[str, list[Cost]] = namespace.call(measure_passes, ROUNDS, timeout=900.0)
+        costs: dict[str, list[Cost]] = namespace.call(
+            measured_side_by_side, passes, ROUNDS, timeout=900.0
+        )
         for _ in range(PEER_ROUNDS if with_peers else 0):
             for peer in peers():
                 if peer.installed and sockets <= peer.most_sockets:
                     costs.setdefault(peer.name, []).append(peer.measure(namespace))
     return lines(mixture.name, sockets, costs)
+
+
+def measured_following(connections: int) -> list[Line]:
+    """Watch passes that follow so many connections in CLOSE_WAIT; there are no others."""
+    with Namespace(sysctls=SETTINGS) as namespace:
+        populate_close_wait(namespace, connections)
+        costs = namespace.call(measured_side_by_side, followed, ROUNDS, timeout=900.0)
+    return lines(CLOSE_WAIT.name, connections, costs)
 
 
 def missed(results: list[Line], slack: float = 1.0) -> Iterator[str]:
@@ -89,7 +113,10 @@ def look_at_passes(sizes: list[int], *, with_peers: bool) -> list[Line]:
             results += found
             for line in found:
                 print(" | ".join(cells(line)), flush=True)
-    return results
+    found = measured_following(MOST_FOLLOWED)
+    for line in found:
+        print(" | ".join(cells(line)), flush=True)
+    return results + found
 
 
 def look_at_daemon(sizes: list[int]) -> list[str]:
@@ -111,6 +138,8 @@ def look_at_daemon(sizes: list[int]) -> list[str]:
             check(f"{about}: RSS above idle", memory.growth / 1e6, growth, "MB")
             check(f"{about}: scrape, 99th percentile", latency.p99 * 1e3, 50, "ms")
             check(f"{about}: scrape, median", latency.median * 1e3, 2, "ms")
+    memory, _ = under(CLOSE_WAIT, 2 * MOST_FOLLOWED, "--ages.close-wait=1s")
+    check(f"{MOST_FOLLOWED:,} stuck: RSS above idle", memory.growth / 1e6, 80, "MB")
     found = load(10_000, MIXED)
     ratio = found.pass_cpu_loaded / found.pass_cpu_alone
     print(f"{found.rate:.0f} requests per second on 32 connections")

@@ -17,7 +17,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Final
 
-from lab import Namespace
+from lab import Namespace, eventually
 
 PAIRS: Final = 9_000
 DESCRIPTORS: Final = 20_000
@@ -59,7 +59,7 @@ MIXED: Final = Mixture("mixture", time_wait=20, close_wait=2, syn_recv=50, ipv6=
 MANY_PORTS: Final = Mixture("10,000 remote ports", listeners=10_000)
 MANY_LISTENERS: Final = Mixture("5,000 listeners", listeners=5_000)
 TIME_WAIT: Final = Mixture("time_wait", time_wait=100)
-CLOSE_WAIT: Final = Mixture("close_wait", close_wait=100)
+CLOSE_WAIT: Final = Mixture("close_wait", listeners=512, close_wait=100)
 
 
 def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
@@ -80,6 +80,13 @@ def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
         if not receiver.poll(_READY_WITHIN):
             raise TimeoutError("a process did not finish making its sockets")
         receiver.recv()
+
+
+def populate_close_wait(namespace: Namespace, connections: int) -> None:
+    """Make connections in CLOSE_WAIT, and wait until the far ends are gone."""
+    namespace.set_sysctls({"net.ipv4.tcp_fin_timeout": 1})
+    populate(namespace, CLOSE_WAIT, 2 * connections)
+    eventually(lambda: "tw 0 " in namespace.read("sockstat"), "no far ends", _READY_WITHIN)
 
 
 def _hold(mixture: Mixture, ports: range, pairs: int, ready: Connection) -> None:

@@ -47,11 +47,11 @@ class Latency(NamedTuple):
     p99: float
 
 
-def under(mixture: Mixture, sockets: int) -> tuple[Memory, Latency]:
+def under(mixture: Mixture, sockets: int, *flags: str) -> tuple[Memory, Latency]:
     """What a population makes of the daemon, and of scrapes while it counts all the time."""
     with (
         Namespace(sysctls=SETTINGS) as namespace,
-        running(*FLAGS, "--census.interval=2s", namespace=namespace) as daemon,
+        running(*FLAGS, "--census.interval=2s", *flags, namespace=namespace) as daemon,
     ):
         namespace.filter(SILENCE)
         scrape_for(namespace, daemon, SETTLE / 2)

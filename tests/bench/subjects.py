@@ -13,6 +13,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,8 +22,13 @@ import psutil
 from lab import Namespace, eventually
 from pyroute2.netlink.diag import DiagSocket
 
+from sockwatch.config import AgesConfig, Config, CpuConfig
 from sockwatch.kernel.netlink import NetlinkSource
+from sockwatch.observe.snapshot import PassKind
+from sockwatch.poll import Poller
 
+FOLLOWED: Final = "watch, followed"
+ALL_STUCK: Final = "watch, all stuck"
 ALL_STATES: Final = 0xFFE
 """idiag_states: states 1 to 11."""
 _NODE_EXPORTER: Final = "prometheus-node-exporter"
@@ -65,31 +72,40 @@ class Floor:
                     break
 
 
-class Passes:
-    """The floor and sockwatch's passes, side by side in one process."""
-
-    def __init__(self) -> None:
-        source = NetlinkSource()
-        self.looks: dict[str, Callable[[], object]] = {
-            "floor": Floor(),
-            "census": source.census,
-            "watch": source.watch,
-        }
-
-    def measure(self, rounds: int) -> dict[str, list[Cost]]:
-        """Costs by name, the looks alternating."""
-        for look in self.looks.values():
-            look()  # the first dump ever of a socket allocates its cookie
-        costs: dict[str, list[Cost]] = {name: [] for name in self.looks}
-        for _ in range(rounds):
-            for name, look in self.looks.items():
-                costs[name].append(timed(look))
-        return costs
+Looks = dict[str, Callable[[], object]]
+"""What looks at the sockets, by name; the floor among them."""
 
 
-def measure_passes(rounds: int) -> dict[str, list[Cost]]:
-    """To be called in a process of the namespace."""
-    return Passes().measure(rounds)
+def passes() -> Looks:
+    """What reads the kernel in a pass."""
+    source = NetlinkSource()
+    return {"floor": Floor(), "census": source.census, "watch": source.watch}
+
+
+def followed() -> Looks:
+    """Whole watch passes, from the kernel to the view, that follow every connection."""
+    return {
+        "floor": Floor(),
+        FOLLOWED: _watch(close_wait=3600.0),
+        ALL_STUCK: _watch(close_wait=0.001),
+    }
+
+
+def _watch(close_wait: float) -> Callable[[], object]:
+    config = replace(Config(), cpu=CpuConfig(budget=0), ages=AgesConfig(close_wait=close_wait))
+    return partial(Poller(config).step, PassKind.WATCH)
+
+
+def measured_side_by_side(make: Callable[[], Looks], rounds: int) -> dict[str, list[Cost]]:
+    """Costs by name, the looks alternating; to be called in a process of the namespace."""
+    looks = make()
+    for look in looks.values():
+        look()  # the first dump ever of a socket allocates its cookie
+    costs: dict[str, list[Cost]] = {name: [] for name in looks}
+    for _ in range(rounds):
+        for name, look in looks.items():
+            costs[name].append(timed(look))
+    return costs
 
 
 def _alone(look: Callable[[], object]) -> Cost:

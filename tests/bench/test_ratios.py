@@ -7,7 +7,7 @@ from pathlib import Path
 from resource import getpagesize
 
 import pytest
-from bench import measured, missed
+from bench import measured, measured_following, missed
 from lab import Namespace
 from population import ESTABLISHED, MIXED, SETTINGS, Mixture, populate
 
@@ -28,6 +28,10 @@ GROWTH_BYTES = 1_000_000
 def test_passes_cost_little_more_than_the_bare_dump(mixture: Mixture) -> None:
     results = measured(mixture, SOCKETS, with_peers=False)
     assert not [*missed(results, MARGIN)]
+
+
+def test_following_every_connection_costs_little_more_than_the_bare_dump() -> None:
+    assert not [*missed(measured_following(SOCKETS), MARGIN)]
 
 
 def resident_bytes() -> int:
