@@ -30,6 +30,8 @@ them before printing.
     namespaces     the host's own first:
         netns      name, "" for the host's own
         sockets    {family: {state: count}}, every family and state; null = never measured
+        mptcp      {family: {state: count}} of MPTCP connections, each of which stands in place of
+                   its TCP sockets in services and stuck; null if the kernel has no MPTCP
         phases     {phase: count}, both families; null = nothing of it measured
         unowned    {kind: count}; null where the source cannot know
         services   [{direction, port, unit, states: {state: count}}], states without any left out
@@ -161,6 +163,7 @@ def _namespace(view: NamespaceView) -> Document:
             family.label: {state.label: view.sockets.get((family, state)) for state in _STATES}
             for family in Family
         },
+        "mptcp": view.multipath and _multipath(view.multipath),
         "phases": {phase.value: _phase(view, phase) for phase in Phase},
         "unowned": view.unowned and {kind.value: n for kind, n in sorted(view.unowned.items())},
         "services": [_service(view, key) for key in services],
@@ -171,6 +174,13 @@ def _namespace(view: NamespaceView) -> Document:
         "stuck": view.stuck and _stuck(view.stuck),
         "figures": view.figures and _figures(view.figures),
     }
+
+
+def _multipath(counted: Mapping[tuple[Family, State], int]) -> Document:
+    found: Document = {family.label: {} for family in Family}
+    for (family, state), number in counted.items():
+        found[family.label][state.label] = number
+    return found
 
 
 def _phase(view: NamespaceView, phase: Phase) -> int | None:

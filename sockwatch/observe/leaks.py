@@ -71,6 +71,8 @@ class Leak(NamedTuple):
     """Those that hold it, as far as they are known; the oldest first."""
     holders: int | None = None
     """How many processes hold it, unnamed ones included; `None` if that is not known."""
+    multipath: bool = False
+    """Whether it is an MPTCP connection, which no list of TCP sockets shows in its state."""
 
 
 class Share(NamedTuple):

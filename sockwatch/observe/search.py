@@ -200,6 +200,7 @@ class _Search:
             inode=inode,
             processes=owners.processes if owners else (),
             holders=owners.count if owners else None,
+            multipath=marked.multipath,
         )
 
 

@@ -43,6 +43,7 @@ class Entry(NamedTuple):
     cgroup: int = 11
     uid: int = 1000
     inode: int = 100
+    multipath: bool = False
 
     @property
     def moment(self) -> float:
@@ -74,9 +75,9 @@ class Entry(NamedTuple):
 
 
 def packed(entries: Iterable[Entry], batch: int = 3) -> tuple[Marked, ...]:
-    """In batches of one state, in the order in which they come."""
+    """In batches of one state and protocol, in the order in which they come."""
     found = []
-    for state, some in groupby(entries, key=lambda entry: entry.state):
+    for (state, _), some in groupby(entries, key=lambda entry: (entry.state, entry.multipath)):
         rest = [*some]
         while rest:
             found.append(_marked(state, rest[:batch]))
@@ -92,6 +93,7 @@ def _marked(state: State, entries: Sequence[Entry]) -> Marked:
         array("Q", [entry.cgroup for entry in entries]),
         bytes(entry.inbound for entry in entries),
         bytes(ALL.index(entry.cause) for entry in entries),
+        entries[0].multipath,
     )
 
 

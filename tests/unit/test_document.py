@@ -96,6 +96,7 @@ def test_a_leaking_host() -> None:
     assert view.pop("sockets")["ipv6"]["close_wait"] == 12
     assert view == {
         "netns": "",
+        "mptcp": None,
         "phases": {
             "listen": 2,
             "opening": 0,
@@ -183,6 +184,12 @@ def test_peaks_are_told_by_state() -> None:
 def test_a_finding_about_a_destination_names_it() -> None:
     [told] = [one for one in document_of(EVERYTHING)["findings"] if one["kind"] == "unanswered"]
     assert (told["destination"], told["count"]) == ("198.51.100.9:443", 3)
+
+
+def test_mptcp_connections_are_told_apart() -> None:
+    counted = {(Family.INET, State.CLOSE_WAIT): 3, (Family.INET6, State.ESTABLISHED): 4}
+    told = only_namespace(of_namespaces(replace(namespace(), multipath=counted)))["mptcp"]
+    assert told == {"ipv4": {"close_wait": 3}, "ipv6": {"established": 4}}
 
 
 def test_who_holds_a_listener_is_told_once_the_oldest_first() -> None:

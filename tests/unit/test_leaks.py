@@ -69,6 +69,7 @@ def naive_leak(entry: Entry, bounds: Iterable[float]) -> Leak:
         inode=entry.inode,
         processes=owners.processes if owners else (),
         holders=owners.count if owners else None,
+        multipath=entry.multipath,
     )
 
 

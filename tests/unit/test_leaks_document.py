@@ -69,6 +69,7 @@ def test_a_leak() -> None:
             {
                 **service,
                 **kind,
+                "protocol": "tcp",
                 "age_seconds": 61.5,
                 "local": {"address": "192.0.2.1", "port": 8080},
                 "remote": {"address": "198.51.100.7", "port": 50_000},
@@ -81,6 +82,20 @@ def test_a_leak() -> None:
         "hidden": None,
         "missing": [],
     }
+
+
+def test_mptcp_is_told_from_tcp() -> None:
+    """No list of TCP sockets shows such a connection in its state."""
+    taken = of_namespaces(seen(stuck(Entry(age=70), Entry(age=80, multipath=True))))
+    told = leaks_document(answer(taken, Filter(), HOST))
+    assert [one["protocol"] for one in told["sockets"]] == ["mptcp", "tcp"]
+    assert leaks_document(read_answer(told)) == told
+
+
+def test_an_answer_of_before_there_was_mptcp_is_of_tcp() -> None:
+    told = leaks_document(LEAKING)
+    del told["sockets"][0]["protocol"]
+    assert read_answer(told) == LEAKING
 
 
 def test_ages_that_are_not_known_are_null_and_the_reason_is_told() -> None:

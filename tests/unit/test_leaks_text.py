@@ -223,6 +223,12 @@ def test_what_all_have_in_common_is_said_once_and_the_rest_in_columns() -> None:
     ]
 
 
+def test_mptcp_is_told_beside_the_state() -> None:
+    told = text(answered(Entry(multipath=True), Entry(State.FIN_WAIT2, Cause.HALF_CLOSED)))
+    assert "close_wait (mptcp)" in told
+    assert "fin_wait2 (mptcp)" not in told
+
+
 def test_a_connection_alone_has_all_columns() -> None:
     told = lines(answered(Entry(inode=103), owners=OWNERS), 140)
     assert ["age", "state", "why", "local", "remote", "process", "unit"] in told

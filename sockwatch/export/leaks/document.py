@@ -29,6 +29,7 @@ Keys, `null`, times, names and strings are as in `sockwatch.export.document`.
         processes        [{pid, name, started_seconds, connections}], by number, as far as known
     sockets        the oldest first, at most as many as the limit:
         netns, direction, unit, state, cause
+        protocol         tcp or mptcp
         age_seconds, at_least
         local, remote    {address, port}, the port a number
         uid              null where the kernel does not tell
@@ -42,10 +43,14 @@ Keys, `null`, times, names and strings are as in `sockwatch.export.document`.
 
 from __future__ import annotations
 
+from typing import Final
+
 from sockwatch.export.document import Document
 from sockwatch.export.leaks.answer import Answer
 from sockwatch.observe.leaks import Filter, Group, Leak
 from sockwatch.tcp.owners import Process
+
+_PROTOCOLS: Final = ("tcp", "mptcp")
 
 
 def leaks_document(answer: Answer) -> Document:
@@ -99,6 +104,7 @@ def _socket(leak: Leak) -> Document:
         "unit": leak.unit,
         "state": leak.state.label,
         "cause": leak.cause.value,
+        "protocol": _PROTOCOLS[leak.multipath],
         "age_seconds": leak.age,
         "at_least": leak.at_least,
         "local": {"address": leak.local, "port": leak.local_port},

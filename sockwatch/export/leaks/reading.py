@@ -102,6 +102,7 @@ def _leak(document: Any) -> Leak:  # noqa: ANN401
         inode=_count(document["inode"]),
         processes=tuple(map(_process, _list(document["processes"]))),
         holders=_count_or_none(document["holders"]),
+        multipath=document.get("protocol") == "mptcp",  # earlier versions told of TCP only
     )
 
 

@@ -52,7 +52,7 @@ def socket_section(leaks: Leaks, page: Page) -> str:
 def _fields(leak: Leak) -> Fields:
     return {
         "age": since(leak.age, at_least=leak.at_least),
-        "state": leak.state.label,
+        "state": leak.state.label + (" (mptcp)" if leak.multipath else ""),
         "why": words(leak.cause, leak.state).short,
         "local": _endpoint(leak.local, leak.local_port),
         "remote": _endpoint(leak.remote, leak.remote_port),

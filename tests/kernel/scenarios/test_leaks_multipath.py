@@ -1,6 +1,7 @@
 """Leaks of MPTCP connections: their TCP sockets are established, and yet they are told."""
 
 import socket
+from collections import Counter
 
 import pytest
 from guards import need
@@ -44,6 +45,8 @@ def test_a_leak_shows_once_in_its_own_state(namespace: Namespace) -> None:
             ("inbound", f"{PORT}", "close_wait", "eof_unread"): 1,
         }
         assert scene.stuck() == scene.told() == expected
+        told = Counter(one["protocol"] for one in scene.leaks()["sockets"])
+        assert told == {"mptcp": 12, "tcp": 1}
         sockets = scene.metrics().by("sockwatch_tcp_sockets", "state")
         assert (sockets["established",], sockets["close_wait",]) == (24, 1)
         connections = scene.metrics().by("sockwatch_tcp_connections", "direction", "state")
