@@ -153,12 +153,11 @@ class GuardedProtocol(H11Protocol):
         self._start(self.limits.request, self._request_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop all clocks, and let go of what would hold this in a circle, and so in memory."""
+        """Stop all clocks."""
         self._stop()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
         self._owner.release(self)
-        self.cycle = self._request = None  # type: ignore[assignment] # as at the beginning
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request; those after a refused one are dropped."""

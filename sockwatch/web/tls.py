@@ -74,7 +74,7 @@ class TlsProtocol(SSLProtocol):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Let go of the protocol above, which has gone, too."""
+        """Let go of the protocol above: holding each other, both would stay in memory."""
         super().connection_lost(exc)
         self._above = asyncio.Protocol()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -100,6 +101,24 @@ def test_it_serves_who_knows_the_password_from_its_start_to_its_end(
         start = time.monotonic()
         assert daemon.ended() == 0
         assert time.monotonic() - start < 1.0
+
+
+def test_its_end_does_not_wait_for_a_check_under_way(tmp_path: Path) -> None:
+    made = bcrypt.hashpw(b"secret", bcrypt.gensalt(15)).decode()
+    file = tmp_path / "web.yml"
+    write(file, f"basic_auth_users:\n  prometheus: {made}\n")
+    need_kernel_diag()
+    wrong = basic("prometheus", "wrong").encode()
+    with (
+        start(f"--web.config.file={file}") as daemon,
+        socket.create_connection(("127.0.0.1", daemon.port)) as client,
+    ):
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: %s\r\n\r\n" % wrong)
+        time.sleep(0.3)  # of the two seconds that the check takes
+        daemon.send(signal.SIGTERM)
+        began = time.monotonic()
+        assert daemon.ended() == 0
+        assert time.monotonic() - began < 1.2
 
 
 def test_a_password_and_a_certificate_are_changed_without_a_restart(

@@ -115,6 +115,11 @@ def encrypted(authority: Authority, folder: Path) -> Iterator[Path]:
             FILES + "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: /dev/null\n",
             "tls_server_config.client_ca_file = /dev/null: there is no `-----BEGIN ... CERTIFICATE",
         ),
+        (
+            FILES + "  client_auth_type: RequireAndVerifyClientCert\n"
+            "  client_ca: -----BEGIN CERTIFICATE-----\n",
+            "tls_server_config.client_ca: ",
+        ),
     ],
     ids=lambda value: value[-40:],
 )

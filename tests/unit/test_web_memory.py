@@ -29,8 +29,8 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-def tls(served: Served) -> ssl.SSLSocket:
-    return anonymous(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(served.connect())
+def tls(served: Served, receive_buffer: int | None = None) -> ssl.SSLSocket:
+    return anonymous(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(served.connect(receive_buffer))
 
 
 def ask(served: Served) -> None:
@@ -64,6 +64,12 @@ def not_read(served: Served) -> None:
         assert eventually(lambda: served.server.connections_open == 0)
 
 
+def not_read_over_tls(served: Served) -> None:
+    with tls(served, receive_buffer=4096) as client:
+        client.sendall(SCRAPE)
+        assert eventually(lambda: served.server.connections_open == 0)
+
+
 def crowd(served: Served) -> None:
     with contextlib.ExitStack() as opened:
         for _ in range(10):
@@ -82,7 +88,7 @@ def speak_plainly(served: Served) -> None:
 
 
 PLAIN = (ask, talk_nonsense, smuggle, stay_silent, not_read, crowd, vanish)
-TLS = (ask_over_tls, stay_silent, crowd, vanish, speak_plainly)
+TLS = (ask_over_tls, not_read_over_tls, stay_silent, crowd, vanish, speak_plainly)
 
 
 @pytest.fixture
@@ -124,7 +130,8 @@ def test_nothing_is_left_of_a_connection_over_tls(
     behave: Callable[[Served], None], born: list[weakref.ref[object]]
 ) -> None:
     context = anonymous(ssl.PROTOCOL_TLS_SERVER)
-    with serving(limits=LIMITS, ssl_context=context) as served:
+    content = large() if behave is not_read_over_tls else None
+    with serving(content, limits=LIMITS, ssl_context=context) as served:
         check(served, behave, born)
 
 

@@ -167,6 +167,14 @@ def test_the_hash_of_nobody_is_one_that_bcrypt_takes(door: Door) -> None:
     assert against not in door.passwords.users.values()
 
 
+def test_not_even_the_password_of_nobody_lets_in(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passwords, "_NOBODY", hashed(b"nobody's")[7:])
+    assert bcrypt.checkpw(b"nobody's", door.passwords._hash_of_nobody("carol").encode())
+    assert [door.check("carol", b"nobody's") for _ in range(2)] == [WRONG] * 2
+
+
 # What wrong passwords may cost
 
 

@@ -271,6 +271,12 @@ def test_a_changed_certificate_is_shown_to_new_connections(
         assert name_shown(served, made) == "new.example"
 
 
+def test_certificates_that_have_not_changed_are_not_read_again(secured: Secured) -> None:
+    before = secured.protection.rules()
+    secured.later()
+    assert secured.protection.rules() is before
+
+
 def test_half_a_pair_keeps_the_old_one_until_the_other_half_comes(
     secured: Secured, made: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:

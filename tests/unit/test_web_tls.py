@@ -154,6 +154,7 @@ def test_no_session_is_resumed(authority: Authority, folder: Path, version: ssl.
                 assert one_reply(connection)
                 assert not connection.session_reused
                 session = connection.session
+                assert session is None or not session.has_ticket
 
 
 # Bounds
@@ -247,13 +248,14 @@ def test_little_of_a_response_waits_in_our_memory(authority: Authority, folder: 
         assert waiting <= 3 * CHUNK
 
 
-def test_the_end_of_a_response_has_the_deadline_of_the_whole(
-    authority: Authority, folder: Path
-) -> None:
-    """asyncio's TLS counts as sent what the connection below it still has."""
+@contextlib.contextmanager
+def waiting_for_its_reader(
+    authority: Authority, folder: Path, seconds: float
+) -> Iterator[tuple[Served, ssl.SSLSocket]]:
+    """A response that is made, and may take `seconds`, whose end the client has not yet read."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    shelf, limits = Shelf(metrics=b"x" * CHUNK), Limits(response=0.4)
+    shelf, limits = Shelf(metrics=b"x" * CHUNK), Limits(response=seconds)
     with (
         serving(shelf, protection=protection(folder), limits=limits, listener=listener) as served,
         authority.client().wrap_socket(
@@ -263,17 +265,40 @@ def test_the_end_of_a_response_has_the_deadline_of_the_whole(
         client.sendall(SCRAPE)
         assert eventually(lambda: bool(shelf.renderings))
         assert eventually(lambda: served.server.requests_in_flight == 0)
+        yield served, client
+
+
+def test_the_end_of_a_response_has_the_deadline_of_the_whole(
+    authority: Authority, folder: Path
+) -> None:
+    """asyncio's TLS counts as sent what the connection below it still has."""
+    with waiting_for_its_reader(authority, folder, seconds=0.4) as (served, _):
         assert served.server.connections_open == 1
         assert eventually(lambda: served.server.connections_open == 0)
         assert served.rejected() == {Rejected.RESPONSE_TIMEOUT: 1}
 
 
 def test_a_large_response_arrives_whole(authority: Authority, folder: Path) -> None:
-    shelf = Shelf(metrics=bytes(range(32, 127)) * 20_000)
-    with connected(authority, folder, shelf) as (served, client):
-        for _ in range(3):
+    """Though it has to wait again and again until some of it was read."""
+    shelf = Shelf(metrics=bytes(range(32, 127)) * 50_000)
+    limits = Limits(response=20.0, idle=0.2)
+    with connected(authority, folder, shelf, limits, receive_buffer=65536) as (served, client):
+        for _ in range(2):
             client.sendall(SCRAPE)
             assert one_reply(client).endswith(shelf.metrics)
+        assert eventually(lambda: served.server.connections_open == 0)
+        assert served.rejected() == {}
+
+
+def test_after_a_response_in_time_the_connection_lives_on(
+    authority: Authority, folder: Path
+) -> None:
+    """The end of which waited for the client to read; then the clock of the response stops."""
+    with waiting_for_its_reader(authority, folder, seconds=0.8) as (served, client):
+        assert one_reply(client).endswith(b"x")
+        time.sleep(0.9)
+        client.sendall(GET)
+        assert status_of(one_reply(client)) == 200
         assert served.rejected() == {}
 
 
