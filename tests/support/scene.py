@@ -27,11 +27,12 @@ from lab.stage import reach
 from sockwatch.config import AgesConfig, Config, CpuConfig, OwnersConfig, WatchConfig
 from sockwatch.export.document import Host
 from sockwatch.export.exposition import Exposition
+from sockwatch.export.findings import Finding, find
 from sockwatch.export.formats import Format
 from sockwatch.export.leaks.answer import Answer, answer
 from sockwatch.export.leaks.document import leaks_document
 from sockwatch.export.leaks.query import parse_query
-from sockwatch.observe.snapshot import PassKind
+from sockwatch.observe.snapshot import PassKind, Snapshot
 from sockwatch.poll import Poller
 from sockwatch.tcp.states import State
 
@@ -160,8 +161,21 @@ class Scene:
 
     # What is seen
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """All that is known."""
+        return self._poller.snapshot()
+
+    def findings(self) -> dict[str, Finding]:
+        """What looks wrong, by kind: of each no more than one is expected."""
+        snapshot = self.snapshot
+        found = find(snapshot, now=snapshot.taken)
+        by_kind = {finding.kind.value: finding for finding in found}
+        assert len(by_kind) == len(found), found
+        return by_kind
+
     def metrics(self) -> Metrics:
-        text = Exposition().render(self._poller.snapshot(), Format.TEXT_0_0_4)
+        text = Exposition().render(self.snapshot, Format.TEXT_0_0_4)
         return Metrics(text.decode())
 
     def stuck(self) -> StuckBy:
