@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, timeseries
@@ -20,9 +21,11 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 if TYPE_CHECKING:
     from grafana_foundation_sdk.cog.builder import Builder
 
-    from grafana.overview import ROWS, Entry, Figure, Graph, Listing
+    from grafana.overview import ROWS
+    from grafana.panels import Entry, Figure, Graph, Listing
 else:  # a script has its own folder on the path
-    from overview import ROWS, Entry, Figure, Graph, Listing
+    from overview import ROWS
+    from panels import Entry, Figure, Graph, Listing
 
 OUTPUT: Final = Path(__file__).parent / "dashboards" / "sockwatch-overview.json"
 DATASOURCE: Final = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -89,7 +92,7 @@ def graph(entry: Graph) -> timeseries.Panel:
             .sort(options.SortOrder.DESCENDING)
         )
     )
-    for ref, (legend, expression) in zip("ABC", entry.series.items(), strict=False):
+    for ref, (legend, expression) in zip(ascii_uppercase, entry.series.items(), strict=False):
         panel.with_target(query(ref, expression, legend).range())
     return panel
 
@@ -106,8 +109,12 @@ def listing(entry: Listing) -> table.Panel:
     else:
         target.format(PromQueryFormat.TABLE)
     columns = {name: place for place, name in enumerate(entry.columns)}
-    hidden = {"Time": True, "Value": True}
-    panel.with_transformation(transformation("organize", excludeByName=hidden, indexByName=columns))
+    settings = {
+        "excludeByName": {"Time": True, "Value": not entry.value},
+        "indexByName": columns,
+        "renameByName": {"Value": entry.value} if entry.value else {},
+    }
+    panel.with_transformation(transformation("organize", **settings))
     return panel.with_target(target)
 
 

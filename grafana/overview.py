@@ -1,58 +1,17 @@
-"""What the overview shows, as tables of panels; `build.py` makes the dashboard of them.
-
-Panels stand from left to right, 24 columns to a line.
-"""
+"""What the overview shows, as tables of panels; `build.py` makes the dashboard of them."""
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from grafana_foundation_sdk.models import units
 
-
-class Figure(NamedTuple):
-    """One value with its recent course; it turns orange, then red at the limits."""
-
-    title: str
-    expression: str
-    description: str
-    unit: str = units.Short
-    limits: tuple[float, ...] = ()
-    width: int = 3
-
-
-class Graph(NamedTuple):
-    """A panel over time: expressions by legend; the width in columns."""
-
-    title: str
-    width: int
-    series: dict[str, str]
-    description: str
-    unit: str = units.Short
-
-
-class Listing(NamedTuple):
-    """A table of the present: a row for each label set, its columns in this order.
-
-    The values of the label `pivot` become columns, too. The largest of column `first` is on top.
-    """
-
-    title: str
-    width: int
-    expression: str
-    columns: tuple[str, ...]
-    first: str
-    description: str
-    pivot: str | None = None
-    unit: str = units.Short
-
-
-Entry = Figure | Graph | Listing
-
-
-def pick(metric: str, *matchers: str) -> str:
-    """The series of a metric on the chosen targets."""
-    return f"{metric}{{{', '.join((TARGETS, *matchers))}}}"
+if TYPE_CHECKING:
+    from grafana.panels import Entry, Figure, Graph, Listing, pick, rate
+    from grafana.queues import DESTINATIONS, LIMITS, LISTENERS, STUCK
+else:  # a script has its own folder on the path
+    from panels import Entry, Figure, Graph, Listing, pick, rate
+    from queues import DESTINATIONS, LIMITS, LISTENERS, STUCK
 
 
 def sockets(*matchers: str, by: str = "") -> str:
@@ -67,7 +26,6 @@ def largest(count: int, labels: str, *matchers: str, split: str = "") -> str:
     return f"sum by ({labels}{split}) ({series}) and on ({labels}) topk({count}, {mean})"
 
 
-TARGETS: Final = 'job=~"$job", instance=~"$instance"'
 SERVICE: Final = "instance, direction, port, unit"
 OPENING: Final = 'phase="opening"'
 ESTABLISHED: Final = 'phase="established"'
@@ -157,7 +115,11 @@ ROWS: Final[dict[str, tuple[Entry, ...]]] = {
             pivot="state",
         ),
     ),
+    "Stuck connections": STUCK,
+    "Listeners": LISTENERS,
+    "Destinations": DESTINATIONS,
     "Kernel": (
+        *LIMITS,
         Graph(
             "Held by no process, by kind",
             12,
@@ -213,11 +175,34 @@ ROWS: Final[dict[str, tuple[Entry, ...]]] = {
             "Passes discarded within the rate interval. The figures of the last good one stay.",
         ),
         Graph(
-            'Services folded into "other"',
+            'Label sets folded into "other"',
             8,
             {"{{instance}}": pick("sockwatch_folded_label_sets")},
-            "Services beyond the series limit (labels.series_limit). Their connections are counted "
-            "under port and unit other.",
+            "Services beyond the series limit (labels.series_limit), and listeners beyond 1,000. "
+            "They are counted under port and unit other.",
+        ),
+        Graph(
+            "Ages followed",
+            8,
+            {
+                "{{instance}}": pick("sockwatch_tracked_connections"),
+                "{{instance}} limit": pick("sockwatch_tracked_connections_limit"),
+            },
+            "Connections whose age is remembered. At the limit ages are sampled.",
+        ),
+        Graph(
+            "Memory",
+            8,
+            {"{{instance}}": pick("process_resident_memory_bytes")},
+            "Resident memory of the daemon.",
+            units.BytesIEC,
+        ),
+        Graph(
+            "HTTP requests turned away, by reason",
+            8,
+            {"{{instance}} {{reason}}": rate("sockwatch_http_requests_rejected_total")},
+            "Clients beyond the number of connections, too slow, or not speaking HTTP.",
+            units.CountsPerSecond,
         ),
         Listing(
             "Version and source",
