@@ -19,7 +19,7 @@ def identity() -> str:
     Raises:
         OSError: the system does not tell.
     """
-    names = [_BOOT_ID.read_text("ascii").strip(), str((_NAMESPACES / "net").readlink())]
+    names = [_BOOT_ID.read_text("utf-8").strip(), str((_NAMESPACES / "net").readlink())]
     with suppress(FileNotFoundError):  # before Linux 5.6 there are no time namespaces
         names.append(str((_NAMESPACES / "time").readlink()))
     return " ".join(names)

@@ -89,7 +89,7 @@ class Counters:
     def _groups(self) -> Iterator[tuple[str, dict[str, int]]]:
         for group, (name, parse) in _FILES.items():
             try:
-                values = parse((self._net / name).read_text("ascii"), group)
+                values = parse((self._net / name).read_text("utf-8"), group)
             except (OSError, ValueError) as error:
                 self._complain(name, error)
                 continue

@@ -83,4 +83,4 @@ def _hashed(net: Path) -> int:
 
 
 def _inuse(path: Path, group: str) -> int:
-    return named_values(path.read_text("ascii"), group)["inuse"]
+    return named_values(path.read_text("utf-8"), group)["inuse"]

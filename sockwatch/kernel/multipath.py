@@ -60,7 +60,7 @@ def families_in_use(protocols: Path = NET / "protocols") -> Collection[Family] |
     `None` if the kernel has no MPTCP, or does not tell. Takes 40 us.
     """
     try:
-        lines = [line.split() for line in protocols.read_text("ascii").splitlines()]
+        lines = [line.split() for line in protocols.read_text("utf-8").splitlines()]
         rows = [row for row in lines if row and row[0] in _PROTOCOLS]
         in_use = [_PROTOCOLS[row[0]] for row in rows if int(row[_SOCKETS])]
     except (OSError, ValueError, LookupError):

@@ -18,7 +18,7 @@ def read_integers(name: str, root: Path = PROC_SYS) -> tuple[int, ...] | None:
     `None` if this kernel has none of that name, the sandbox hides it, or it holds no numbers.
     """
     try:
-        text = (root / name.replace(".", "/")).read_text("ascii")
+        text = (root / name.replace(".", "/")).read_text("utf-8")
         return tuple(map(int, text.split())) or None
     except (OSError, ValueError):
         return None
@@ -30,7 +30,7 @@ def read_ranges(name: str, root: Path = PROC_SYS) -> tuple[range, ...] | None:
     Empty if it names none; `None` as for `read_integers`.
     """
     try:
-        text = (root / name.replace(".", "/")).read_text("ascii").strip()
+        text = (root / name.replace(".", "/")).read_text("utf-8").strip()
         return tuple(map(_range, text.split(","))) if text else ()
     except (OSError, ValueError):
         return None

@@ -1,6 +1,9 @@
 """Sysctls are read as they are, and what cannot be read is absent."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -86,3 +89,19 @@ def test_this_host_has_the_sysctls_that_every_kernel_has() -> None:
     names = ["net.core.somaxconn", "net.ipv4.tcp_syn_retries", "net.ipv4.tcp_fin_timeout"]
     for name, value in read_all(names).items():
         assert value == int(Path("/proc/sys", *name.split(".")).read_text("ascii"))
+
+
+READ_ALL: Final = """
+import sys
+from sockwatch.kernel import boot, counters, hashed, multipath, ports
+known = set(sys.modules)
+boot.identity(), counters.Counters().read(), counters.read_limits(), ports.ephemeral_flags()
+hashed.hashed_everywhere(), multipath.families_in_use()
+print(*set(sys.modules) - known)
+"""
+
+
+def test_reading_the_kernel_takes_no_more_of_python() -> None:
+    """Who has dropped privileges may be barred from its files, those of codecs included."""
+    read = subprocess.run([sys.executable, "-c", READ_ALL], check=True, capture_output=True)
+    assert read.stdout.split() == []
