@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast coverage bench lint format typecheck dashboards dashboards-check deb lock packages clean
+.PHONY: help run test test-fast coverage bench lint format typecheck dashboards dashboards-check metrics metrics-check deb lock packages clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ dashboards: $(VENV)/.dev ## write grafana/dashboards from the generator
 
 dashboards-check: $(VENV)/.dev ## fail if the dashboards there are not what the generator writes
 	$(BIN)/python grafana/build.py --check
+
+metrics: $(VENV)/.dev ## write docs/metrics.md from the program, its alerts and its dashboard
+	$(BIN)/python docs/build.py
+
+metrics-check: $(VENV)/.dev ## fail if docs/metrics.md is not what the generator writes
+	$(BIN)/python docs/build.py --check
 
 deb: $(VENV)/.dev ## build dist/sockwatch_*.deb for Debian 12
 	tools/make-deb $(BIN)/python dist
