@@ -15,7 +15,8 @@ from typing import Final, NamedTuple, TextIO
 
 _DEFAULT_WIDTH: Final = 80
 _SMALLEST_WIDTH: Final = 40
-_NARROWEST: Final = 10
+NARROWEST_COLUMN: Final = 10
+"""Columns that the last column of a table gets at least, if it has so much to tell."""
 _UNLIMITED: Final = 1 << 16
 _GAP: Final = "  "
 _SECONDS_SUFFICE: Final = 1000
@@ -175,7 +176,7 @@ def table(
     ]
     if width and widths:
         taken = len(indent) + sum(widths[:-1]) + len(_GAP) * (len(widths) - 1)
-        widths[-1] = max(min(widths[-1], width - taken), _NARROWEST)
+        widths[-1] = min(widths[-1], max(width - taken, NARROWEST_COLUMN))
     lines = (_line(part, widths, right) for row in cells for part in _split(row, widths))
     return "\n".join(indent + line for line in lines)
 

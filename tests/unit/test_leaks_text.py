@@ -5,7 +5,7 @@ from datetime import UTC
 from typing import Final
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from marked import ENTRIES, OWNERS, Entry, seen, stuck
 from snapshots import of_namespaces
@@ -266,8 +266,15 @@ def test_long_names_are_cut_in_the_middle(width: int) -> None:
     assert max(map(len, tables.splitlines())) <= width
 
 
+def test_a_process_is_told_by_its_id_whatever_it_calls_itself() -> None:
+    owners = {100: Owners.alone(Process(31_337, "\u202e" * 15, 1.0))}
+    assert "31337]" in text(answered(Entry(age=7900.0), bounds=[7900.0], owners=owners), 70)
+
+
 @settings(deadline=None)
 @given(ENTRIES, st.integers(70, 200), st.none() | st.just(LOOK))
+@example([Entry(age=0.0), Entry(inode=102, age=3600.0)], 70, None)
+@example([Entry(cause=Cause.EOF_UNREAD), Entry(multipath=True)], 70, None)
 def test_no_line_is_wider_than_the_terminal(
     entries: list[Entry], width: int, look: Look | None
 ) -> None:

@@ -51,6 +51,13 @@ def test_a_narrow_terminal_has_no_room_for_bars() -> None:
     assert "#" not in section(wide, width=60)
 
 
+def test_numbers_too_wide_for_a_terminal_take_the_room_of_what_matters_least() -> None:
+    wide = replace(FIGURES, time_wait=1 << 44, time_wait_limit=1 << 44)
+    rows = section(wide, width=60).splitlines()
+    assert rows[1].split() == ["used", "limit", "full"]
+    assert max(map(len, rows)) <= 60
+
+
 def test_a_quarter_of_the_orphans_is_nearer_than_nine_tenths_of_time_wait() -> None:
     """From there on the kernel resets orphans."""
     assert names(FIGURES) == ["TIME_WAIT", "orphans", "memory"]

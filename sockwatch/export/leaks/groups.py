@@ -7,8 +7,8 @@ from typing import Final
 
 from sockwatch.export.leaks.words import process_name, since, words
 from sockwatch.export.names import clip, service_name
-from sockwatch.export.report.page import GAP, INDENT, NAME_ROOM, Page
-from sockwatch.export.terminal import Cell, display_width, heading, table
+from sockwatch.export.report.page import GAP, INDENT, Page
+from sockwatch.export.terminal import NARROWEST_COLUMN, Cell, display_width, heading, table
 from sockwatch.observe.leaks import Group, Leaks
 
 GROUPS: Final = 20
@@ -36,7 +36,7 @@ def _table(shown: Sequence[Group], page: Page) -> str:
     facts = [_facts(group, page) for group in shown]
     columns = zip(titles[:-1], *facts, strict=True)
     taken = sum(max(display_width(cell.text) for cell in column) + len(GAP) for column in columns)
-    room = max(page.room - len(INDENT) - taken, NAME_ROOM)
+    room = max(page.room - len(INDENT) - taken, NARROWEST_COLUMN)
     rows = [
         row
         for group, cells in zip(shown, facts, strict=True)
@@ -57,11 +57,12 @@ def _facts(group: Group, page: Page) -> list[Cell]:
 def _rows(group: Group, facts: list[Cell], page: Page, room: int) -> Iterator[list[Cell]]:
     """The group, and below it the processes that hold its connections."""
     service = group.service._replace(unit=clip(group.service.unit, room))
-    netns = f" in netns {group.netns}" if group.netns else ""
+    netns = f" in netns {clip(group.netns, room)}" if group.netns else ""
     yield [*facts, Cell(service_name(service) + netns)]
     blank = [Cell("")] * len(facts)
     for process, number in group.shares[:SHARES]:
-        yield [*blank, Cell(f"{number:,} of {process_name(process)}", page.style.dim)]
+        name = clip(process_name(process), room)
+        yield [*blank, Cell(f"{number:,} of {name}", page.style.dim)]
     rest = len(group.shares) - SHARES
     if rest > 0:
         yield [*blank, Cell(f"and {rest:,} more processes", page.style.dim)]

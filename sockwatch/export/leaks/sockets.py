@@ -21,6 +21,7 @@ LAYOUTS: Final[Sequence[Layout]] = (
     (("age",), ("state",), ("why",), ("local",), ("remote",), ("process",), ("unit",)),
     (("age",), ("state", "why"), ("local", "remote"), ("process", "unit")),
     (("age", "state", "why"), ("local", "remote", "process", "unit")),
+    (("age", "state"), ("why", "local", "remote", "process", "unit")),
 )
 """From wide terminals to narrow ones."""
 _MAY_BE_CUT: Final = frozenset({"process", "unit"})

@@ -68,13 +68,19 @@ def _usages(view: NamespaceView) -> Iterator[_Usage]:
 
 def _table(rows: Sequence[_Usage], page: Page) -> str:
     cells = [heading(page.style, *_TITLES), *(_cells(one, page) for one in rows)]
-    columns = zip(*cells, strict=True)
-    taken = sum(max(display_width(cell.text) for cell in column) + len(GAP) for column in columns)
-    room = min(page.room - len(INDENT) - taken, _BAR)
-    if room >= _SHORTEST_BAR:
+    room = page.room - len(INDENT) - _width(cells)
+    if room < -len(GAP):
+        cells = [line[:-1] for line in cells]
+    elif room >= _SHORTEST_BAR:
         for one, line in zip(rows, cells[1:], strict=True):
-            line.append(Cell(bar(one.share, room), line[1].paint))
+            line.append(Cell(bar(one.share, min(room, _BAR)), line[1].paint))
     return table(cells, right={1, 2, 3, 4}, width=page.room, indent=INDENT)
+
+
+def _width(cells: Sequence[Sequence[Cell]]) -> int:
+    """Columns that these take, with a gap behind each."""
+    columns = zip(*cells, strict=True)
+    return sum(max(display_width(cell.text) for cell in column) + len(GAP) for column in columns)
 
 
 def _cells(one: _Usage, page: Page) -> list[Cell]:
