@@ -24,7 +24,7 @@ from sockwatch.export.exposition import Exposition
 from sockwatch.export.formats import Format
 from sockwatch.export.own import HttpCounts, Reloads, own_families
 from sockwatch.observe.snapshot import PassKind, Snapshot, SourceStatus
-from sockwatch.poll import Poller
+from sockwatch.poll import Bell, Poller
 from sockwatch.poll.state_file import AgeFile
 from sockwatch.service import Notifier, setup_logging
 from sockwatch.web.app import App
@@ -107,7 +107,9 @@ class Daemon:
         self._listeners = listeners
         self._reload = reload
         self._notifier = Notifier()
+        self._started_up = False
         self._reloads = Reloads(successful=True, success_time=time.time())
+        self._bell = Bell()
         self._poller = Poller(config, ages=AgeFile.of_service(os.environ))
         self._board = Board(self._poller.snapshot(), Exposition(self._own_families))
         app: Application = App(
@@ -151,13 +153,15 @@ class Daemon:
             self._protection.log()
         self._log_source(self._board.snapshot().source)
         polling = _PollThread(
-            partial(self._poller.run, publish=self._on_pass, alive=self._notifier.watchdog),
+            partial(
+                self._poller.run, self._bell, publish=self._on_pass, alive=self._notifier.watchdog
+            ),
             finished=lambda: loop.call_soon_threadsafe(ended.set),
         )
         polling.start()
         await ended.wait()
         self._notifier.stopping()
-        polling.stop.set()
+        self._bell.stop()
         await self._server.stop(_STOP_WITHIN)
         polling.join(_STOP_WITHIN)
         if polling.crash is not None:
@@ -173,13 +177,21 @@ class Daemon:
         self._board.post(snapshot)
         ready, sentence = self._board.ready()
         if ready and first:
+            self._started_up = True
             self._notifier.ready(f"reading sockets through {snapshot.source.name}")
         elif not ready:
             self._notifier.status(sentence)
 
     def _on_hangup(self) -> None:
         """Load the configuration anew: all of it, or on any error nothing."""
+        if not self._started_up:  # to say that we are ready again would be early
+            self._load_anew()
+            return
         self._notifier.reloading()
+        self._load_anew()
+        self._notifier.ready()
+
+    def _load_anew(self) -> None:
         try:
             config = self._reload()
             if self._protection:
@@ -193,10 +205,10 @@ class Daemon:
             self._apply(config)
             self._reloads = Reloads(successful=True, success_time=time.time())
             log.info("configuration reloaded")
-        self._notifier.ready()
 
     def _apply(self, config: Config) -> None:
         self._poller.reconfigure(config)
+        self._bell.ring()
         if config.log != self._config.log:
             setup_logging(config.log.level, config.log.format)
         if config.web != self._config.web:
@@ -214,13 +226,10 @@ def address_of(listener: socket.socket) -> str:
 
 
 class _PollThread(threading.Thread):
-    """Runs the poller until `stop` is set; an exception in it is kept for the main thread."""
+    """Runs the poller to its end; an exception in it is kept for the main thread."""
 
-    def __init__(
-        self, poll: Callable[[threading.Event], None], finished: Callable[[], object]
-    ) -> None:
+    def __init__(self, poll: Callable[[], None], finished: Callable[[], object]) -> None:
         super().__init__(name="poll", daemon=True)
-        self.stop = threading.Event()
         self.crash: BaseException | None = None
         self._poll = poll
         self._finished = finished
@@ -228,7 +237,7 @@ class _PollThread(threading.Thread):
     def run(self) -> None:
         """Poll; see `Poller.run`."""
         try:
-            self._poll(self.stop)
+            self._poll()
         except BaseException as error:  # noqa: BLE001  raised again by Daemon.run
             self.crash = error
         finally:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from threading import Event
 from typing import Final
 
 from sockwatch.config import Config
 from sockwatch.kernel.failures import UNUSABLE, PassFailure
 from sockwatch.observe.snapshot import NamespaceView, PassKind, Snapshot, SourceStatus
+from sockwatch.poll.bell import Bell
 from sockwatch.poll.host import Host
 from sockwatch.poll.records import PassRecord
 from sockwatch.poll.schedule import Schedule
@@ -83,28 +83,30 @@ class Poller:
         return self._ages.load(self._clocks.monotonic(), self._config.tracking.limit)
 
     def reconfigure(self, config: Config) -> None:
-        """Use another configuration from the next pass on."""
+        """Use another configuration once the poll thread looks up: after the pass under way."""
         self._next_config = config
 
     def run(
         self,
-        stop: Event,
+        bell: Bell,
         publish: Callable[[Snapshot], None],
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        """Poll until `stop` is set, then close the source.
+        """Poll until told to stop, then close the source.
 
         Args:
-            stop: ends the loop at once while it waits, else after the pass under way.
+            bell: ends the loop, or has it adopt a new configuration; at once while it waits, else
+                after the pass under way.
             publish: given the new Snapshot after every pass.
             alive: called after every pass and every `NAP` seconds between passes: never while
                 a pass hangs.
         """
         with closing(self):
-            while not stop.is_set():
+            while not bell.stopped:
+                self._adopt_config()
                 kind, delay = self._schedule.next(self._clocks.monotonic())
                 if delay:
-                    stop.wait(min(delay, NAP))
+                    bell.wait(min(delay, NAP))
                 else:
                     self.step(kind)
                     publish(self.snapshot())

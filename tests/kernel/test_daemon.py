@@ -421,6 +421,17 @@ def test_a_hangup_loads_a_good_file_and_only_that(tmp_path: Path) -> None:
         assert reloaded(watcher)[0] == 1
 
 
+def test_a_hangup_does_not_wait_for_the_pass_that_was_due(tmp_path: Path) -> None:
+    file = tmp_path / "sockwatch.toml"
+    file.write_text(INTERVALS.format("30s"))
+    with running(f"--config.file={file}", "--cpu.budget=0") as watcher:
+        file.write_text(INTERVALS.format("200ms"))
+        watcher.send(signal.SIGHUP)
+        began = time.monotonic()
+        watcher.until(lambda: interval(watcher) == 0.2, "the new interval")
+        assert time.monotonic() - began < 2
+
+
 def test_flags_stay_above_the_file_when_it_is_loaded_again(tmp_path: Path) -> None:
     file = tmp_path / "sockwatch.toml"
     file.write_text(INTERVALS.format("300ms"))
@@ -607,6 +618,31 @@ def hang(*_):
 NetlinkSource.watch = hang
 sys.exit(main(sys.argv[1:]))
 """
+
+
+HESITANT: Final = """
+import sys, time
+from sockwatch.__main__ import main
+from sockwatch.kernel.netlink import NetlinkSource
+
+def hesitate(*arguments, census=NetlinkSource.census):
+    time.sleep(1)
+    return census(*arguments)
+
+NetlinkSource.census = hesitate
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_hangup_before_the_first_pass_does_not_make_it_ready(manager: Manager) -> None:
+    env = environment(NOTIFY_SOCKET=str(manager.path))
+    with start(env=env, program=("-c", HESITANT)) as watcher:
+        watcher.until(lambda: "msg=listening" in watcher.log(), "it listens")
+        watcher.send(signal.SIGHUP)
+        watcher.until(lambda: "configuration reloaded" in watcher.log(), "reloaded")
+        assert watcher.get("/-/ready").status == 503
+        assert manager.receive().startswith("READY=1\nSTATUS=reading sockets through netlink")
+        assert watcher.get("/-/ready").status == 200
 
 
 def test_it_ends_in_time_even_while_a_pass_hangs() -> None:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from queue import Queue
 from threading import Event, Thread
 
 import pytest
@@ -19,7 +20,7 @@ from fake_sources import (
 
 from sockwatch.config import CensusConfig, Config, WatchConfig
 from sockwatch.observe.snapshot import PassKind, Snapshot
-from sockwatch.poll import NoSource, Poller, look_once
+from sockwatch.poll import Bell, NoSource, Poller, look_once
 from sockwatch.poll import poller as poller_module
 from sockwatch.poll.poller import NAP
 from sockwatch.tcp.records import Reading
@@ -33,8 +34,8 @@ def bench() -> Bench:
     return Bench()
 
 
-class Stop(Event):
-    """Moves the clock instead of waiting, and is set when the time of the test is over."""
+class Fast(Bell):
+    """Moves the clock instead of waiting, and stops when the time of the test is over."""
 
     def __init__(self, time: Time, seconds: float) -> None:
         super().__init__()
@@ -42,25 +43,23 @@ class Stop(Event):
         self._end = time.monotonic + seconds
         self.waits: list[float] = []
 
-    def wait(self, timeout: float | None = None) -> bool:
-        assert timeout is not None
-        self.waits.append(timeout)
-        self._time.move(timeout)
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self._time.move(seconds)
         if self._time.monotonic > self._end:
-            self.set()
-        return self.is_set()
+            self.stop()
 
 
 def run(bench: Bench, seconds: float) -> tuple[list[Snapshot], list[str], list[float]]:
     """Snapshots published, what happened in which order, and how long was waited each time."""
-    stop, snapshots, events = Stop(bench.time, seconds), list[Snapshot](), list[str]()
+    bell, snapshots, events = Fast(bench.time, seconds), list[Snapshot](), list[str]()
 
     def publish(snapshot: Snapshot) -> None:
         snapshots.append(snapshot)
         events.append("publish")
 
-    bench.poller().run(stop, publish, lambda: events.append("alive"))
-    return snapshots, events, stop.waits
+    bench.poller().run(bell, publish, lambda: events.append("alive"))
+    return snapshots, events, bell.waits
 
 
 def test_it_looks_at_once_and_then_by_its_schedule(bench: Bench) -> None:
@@ -104,20 +103,34 @@ def test_it_does_not_wake_up_without_need(bench: Bench) -> None:
 
 
 def test_it_stops_at_once_while_it_waits(bench: Bench) -> None:
-    stop, published = Event(), Event()
+    bell, published = Bell(), Event()
     poller = Poller(UNLIMITED, candidates=bench.candidates())
-    thread = Thread(target=poller.run, args=(stop, lambda _: published.set()))
+    thread = Thread(target=poller.run, args=(bell, lambda _: published.set()))
     thread.start()
     assert published.wait(5)
-    stop.set()
+    bell.stop()
     thread.join(0.5)
     assert not thread.is_alive()
 
 
+def test_it_adopts_another_configuration_at_once_while_it_waits(bench: Bench) -> None:
+    seldom = replace(UNLIMITED, watch=WatchConfig(interval=60), census=CensusConfig(interval=60))
+    bell, published = Bell(), Queue[Snapshot]()
+    poller = Poller(seldom, candidates=bench.candidates())
+    thread = Thread(target=poller.run, args=(bell, published.put))
+    thread.start()
+    assert published.get(timeout=5).passes[WATCH].interval == 60
+    poller.reconfigure(UNLIMITED)
+    bell.ring()
+    assert published.get(timeout=NAP / 2).passes[WATCH].interval == UNLIMITED.watch.interval
+    bell.stop()
+    thread.join(5)
+
+
 def test_it_does_not_begin_when_it_is_stopped_already(bench: Bench) -> None:
-    stop = Event()
-    stop.set()
-    bench.poller().run(stop, lambda _: pytest.fail("published"))
+    bell = Bell()
+    bell.stop()
+    bench.poller().run(bell, lambda _: pytest.fail("published"))
     assert bench.netlink.asked == {"probe": 1}
 
 
@@ -125,7 +138,7 @@ def test_an_error_of_ours_ends_the_loop_and_nothing_more_is_published(bench: Ben
     bench.netlink.failure, bench.netlink.failing = ZeroDivisionError(), ["watch"]
     snapshots: list[Snapshot] = []
     with pytest.raises(ZeroDivisionError):
-        bench.poller().run(Stop(bench.time, 60), snapshots.append)
+        bench.poller().run(Fast(bench.time, 60), snapshots.append)
     assert len(snapshots) == 1
 
 

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from threading import Event
 
 import pytest
 from fake_kernel import FakeKernel, listing
@@ -13,7 +12,7 @@ from fake_sources import UNLIMITED, Time
 from sockwatch.config import AgesConfig
 from sockwatch.kernel.netlink import NetlinkSource
 from sockwatch.observe.snapshot import PassKind, Stuck
-from sockwatch.poll import Poller
+from sockwatch.poll import Bell, Poller
 from sockwatch.poll.state_file import SAVE_AFTER, AgeFile
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family, State
@@ -175,7 +174,7 @@ def test_a_poller_that_ends_before_its_first_pass_leaves_the_file_as_it_was(
     machine.rows = [close_wait(1)]
     with closing(machine.poller()) as poller:
         machine.watched(poller, 50)
-    stopped = Event()
-    stopped.set()
-    machine.poller().run(stopped, publish=lambda _: None)
+    bell = Bell()
+    bell.stop()
+    machine.poller().run(bell, publish=lambda _: None)
     assert ages(machine.watched(machine.poller())) == {50.0: 1}
