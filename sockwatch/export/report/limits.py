@@ -17,6 +17,8 @@ _SHORTEST_BAR: Final = 5
 _SOON: Final = 0.5
 """Of what makes the kernel act: from there on it is shown as what may go wrong."""
 _TITLES: Final = ("", "used", "limit", "full", "acts from")
+_ALWAYS: Final = 3
+"""Columns that are shown also where they do not fit."""
 
 
 class _Usage(NamedTuple):
@@ -68,13 +70,20 @@ def _usages(view: NamespaceView) -> Iterator[_Usage]:
 
 def _table(rows: Sequence[_Usage], page: Page) -> str:
     cells = [heading(page.style, *_TITLES), *(_cells(one, page) for one in rows)]
+    fitting = _fitting(cells, page)
+    cells = [line[:fitting] for line in cells]
     room = page.room - len(INDENT) - _width(cells)
-    if room < -len(GAP):
-        cells = [line[:-1] for line in cells]
-    elif room >= _SHORTEST_BAR:
+    if room >= _SHORTEST_BAR:
         for one, line in zip(rows, cells[1:], strict=True):
             line.append(Cell(bar(one.share, min(room, _BAR)), line[1].paint))
     return table(cells, right={1, 2, 3, 4}, width=page.room, indent=INDENT)
+
+
+def _fitting(cells: Sequence[Sequence[Cell]], page: Page) -> int:
+    """How many columns there is room for; what matters least is on the right."""
+    room = page.room - len(INDENT) + len(GAP)
+    numbers = range(len(_TITLES), _ALWAYS, -1)
+    return next((n for n in numbers if _width([line[:n] for line in cells]) <= room), _ALWAYS)
 
 
 def _width(cells: Sequence[Sequence[Cell]]) -> int:
