@@ -292,7 +292,7 @@ def test_all_rules_evaluate_and_none_fires(prometheus: Prometheus) -> None:
 
 
 def test_the_recorded_age_is_that_of_each_pass(prometheus: Prometheus) -> None:
-    age = "job_instance_pass:sockwatch_last_pass_timestamp_seconds:age"
+    age = "instance_pass:sockwatch_last_pass_timestamp_seconds:age"
 
     def ages_of_passes() -> dict[str, float]:
         found = prometheus.query(age)
