@@ -15,7 +15,7 @@ from sockwatch.kernel.ports import ephemeral_flags
 from sockwatch.kernel.wire import mask
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.follow import Follower
-from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.listening import Listening, ListeningMemory
 from sockwatch.tcp.records import Reading, Row
 from sockwatch.tcp.states import Family, State
 from sockwatch.tcp.tally import Tally
@@ -65,6 +65,7 @@ class NetlinkSource:
         self._multipath = multipath or MultipathReader()
         self._dumper: Dumper | None = None
         self._listeners = ListenerReader()
+        self._listening = ListeningMemory()
         self._waiting: frozenset[int] = frozenset()
 
     def probe(self) -> None:
@@ -104,8 +105,9 @@ class NetlinkSource:
 
     def _watch(self, dumper: Dumper, follower: Follower | None) -> _Look:
         listeners = self._listeners.read(dumper.dump(LISTENERS))
+        listening = self._listening(listeners, ephemeral_flags())
         families = self._multipath.families(self._connect)
-        look = _Look(listeners, Listening(listeners, ephemeral_flags()), families, follower)
+        look = _Look(listeners, listening, families, follower)
         if follower is not None:
             follower.begin(look.listening)
         for connections in self._multipath.read(dumper, families or (), CLOSING):
@@ -127,8 +129,9 @@ class NetlinkSource:
         """
         queues: Counter[int] = Counter()
         for row in look.listeners:
-            queues[row.source_port] += row.receive_queue or 0
-        waiting = [port for port, length in queues.most_common(WAITING_PORTS_LIMIT) if length]
+            if row.receive_queue:
+                queues[row.source_port] += row.receive_queue
+        waiting = [port for port, _ in queues.most_common(WAITING_PORTS_LIMIT)]
         again = [port for port in waiting if port in self._waiting]
         self._waiting = frozenset(waiting)
         if not again:

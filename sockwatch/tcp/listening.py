@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from operator import getitem
+from itertools import compress
+from operator import getitem, is_not
 from socket import htons
 from typing import Final
 
@@ -81,6 +82,33 @@ class Listening:
     def inbound(self, batch: Batch) -> bytes:
         """1 for each inbound connection of a batch, 0 for each outbound one."""
         return self.roles_in(batch).translate(ONLY[INBOUND])
+
+
+class ListeningMemory:
+    """`Listening`, but only made anew where ports have changed: mostly it is queues that do."""
+
+    def __init__(self) -> None:
+        self._rows: Sequence[Row] = ()
+        self._ephemeral = b""
+        self._last = Listening(())
+
+    def __call__(self, rows: Sequence[Row], ephemeral: bytes) -> Listening:
+        """See `Listening`."""
+        if ephemeral != self._ephemeral or not _serve_alike(self._rows, rows):
+            self._last = Listening(rows, ephemeral)
+        self._rows, self._ephemeral = rows, ephemeral
+        return self._last
+
+
+def _serve_alike(before: Sequence[Row], rows: Sequence[Row]) -> bool:
+    if len(before) != len(rows):
+        return False
+    changed = compress(zip(before, rows, strict=True), map(is_not, before, rows))
+    return all(_served(old) == _served(new) for old, new in changed)
+
+
+def _served(row: Row) -> tuple[object, ...]:
+    return row.family, row.source, row.source_port, row.v6_only
 
 
 @lru_cache(maxsize=4)

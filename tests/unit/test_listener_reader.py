@@ -9,8 +9,10 @@ from mixtures import GENERATION, rows
 from recorded import load
 from replies import Generation, attribute, done, dump_of, error, noop, record, whole_dump
 
+from sockwatch.kernel import listeners
 from sockwatch.kernel.failures import Cause, PassFailure
 from sockwatch.kernel.listeners import ListenerReader
+from sockwatch.kernel.rows import read_rows
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family, State
 
@@ -45,9 +47,9 @@ def test_every_pass_has_all_listeners_of_its_own_dump(
 
 @pytest.mark.parametrize("reader", ["root", "nobody"])
 def test_recorded_listeners_are_read_alike_again_and_again(reader: str) -> None:
-    recording, listeners = load(f"linux-6.18-{reader}-listeners"), ListenerReader()
+    recording, listener_reader = load(f"linux-6.18-{reader}-listeners"), ListenerReader()
     for _ in range(2):
-        found = listeners.read(dump_of(recording.datagrams, recording.sequence))
+        found = listener_reader.read(dump_of(recording.datagrams, recording.sequence))
         assert sorted(found, key=repr) == sorted(recording.rows, key=repr)
 
 
@@ -98,3 +100,41 @@ def test_a_dump_that_fails_changes_nothing() -> None:
         reader.read(dump_of([record(ROW._replace(cookie=99)), error(-16)]))
     assert caught.value.cause is Cause.BUSY
     assert identities(read(reader, [ROW, ROW6])) == identities(before)
+
+
+MANY = [ROW._replace(source_port=port, cookie=port) for port in range(1, 101)]
+
+
+@pytest.mark.parametrize("size", [400, 1_000, 30_000])
+def test_listeners_are_the_same_rows_however_the_dump_is_cut(size: int) -> None:
+    """Without memory for large datagrams the kernel sends small ones."""
+    reader = ListenerReader()
+    before = read(reader, MANY)
+    after = reader.read(dump_of(whole_dump(MANY, size=size)))
+    assert identities(after) == identities(before)
+
+
+def test_only_new_messages_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, decoded = ListenerReader(), list[Row]()
+
+    def noted(datagram: memoryview, sequence: int) -> tuple[list[Row], bool]:
+        rows, done = read_rows(datagram, sequence)
+        decoded.extend(rows)
+        return rows, done
+
+    monkeypatch.setattr(listeners, "read_rows", noted)
+    read(reader, MANY)
+    assert len(decoded) == len(MANY)
+    busy = [*MANY[:50], MANY[50]._replace(receive_queue=7), *MANY[51:]]
+    for present in (MANY, busy, MANY, busy, MANY[1:], MANY):
+        read(reader, present)
+    assert decoded[len(MANY) :] == [busy[50]]
+
+
+def test_memory_of_messages_is_bounded() -> None:
+    """A queue that is never the same leaves a message behind with every pass."""
+    reader = ListenerReader()
+    for length in range(1_000):
+        found = read(reader, [ROW._replace(receive_queue=length), ROW6])
+        assert [row.receive_queue for row in found] == [length, ROW6.receive_queue]
+    assert len(reader._rows) <= 2 * 2 + 64

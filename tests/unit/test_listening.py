@@ -4,10 +4,13 @@ from itertools import product
 from socket import htons
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mixtures import listener
 
 from sockwatch.tcp import listening
-from sockwatch.tcp.listening import Listening
+from sockwatch.tcp.listening import EVERY_PORT, Listening, ListeningMemory
+from sockwatch.tcp.listening import PORTS as ALL_PORTS
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Direction, Family
 
@@ -78,3 +81,38 @@ def test_the_lookup_for_records_agrees_with_the_one_for_rows() -> None:
     found = Listening(rows)
     for port in range(1 << 16):
         assert found.roles[Family.INET][htons(port)] == inward(found, Family.INET, port)
+
+
+# From pass to pass
+
+ROWS = st.lists(
+    st.builds(
+        lambda port, address, v6_only, queue: listener(port, address, v6_only=v6_only)._replace(
+            receive_queue=queue
+        ),
+        st.integers(80, 82),
+        st.sampled_from(["0.0.0.0", "::", "::1"]),
+        st.booleans(),
+        st.integers(0, 1),
+    ),
+    max_size=3,
+)
+EPHEMERAL = st.sampled_from([EVERY_PORT, bytes(ALL_PORTS)])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ROWS, EPHEMERAL), max_size=6))
+def test_what_is_kept_from_the_last_pass_is_right_now(
+    passes: list[tuple[list[Row], bytes]],
+) -> None:
+    memory = ListeningMemory()
+    for rows, ephemeral in passes:
+        assert memory(rows, ephemeral).roles == Listening(rows, ephemeral).roles
+
+
+def test_queues_that_change_make_nothing_anew() -> None:
+    memory, quiet = ListeningMemory(), [listener(80), listener(443)]
+    before = memory(quiet, EVERY_PORT)
+    busy = [listener(80), listener(443)._replace(receive_queue=9, cookie=77)]
+    assert memory(busy, EVERY_PORT) is before
+    assert memory(busy[:1], EVERY_PORT) is not before
