@@ -84,7 +84,7 @@ class AgesConfig:
     closing: float = key(
         AGE, "30s", "longest normal CLOSING (both closed at once, the peer's ACK is missing)"
     )
-    not_accepted: float = key(AGE, "10s", "longest normal wait of an open connection for accept()")
+    not_accepted: float = key(AGE, "10s", "longest normal wait for accept()")
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ def age_limits(snapshot: Snapshot) -> Metric:
     family = GaugeMetricFamily(
         "sockwatch_tcp_state_age_limit_seconds",
         "How long is normal in a watched state; beyond it a connection counts as stuck. "
-        "ESTABLISHED: before it is accepted.",
+        "ESTABLISHED: before it is accepted; that goes for the cause not_accepted in CLOSE_WAIT, "
+        "too.",
         labels=["state"],
     )
     for _, stuck in list(_known(snapshot))[:1]:
@@ -107,9 +108,9 @@ def age_limits(snapshot: Snapshot) -> Metric:
 
 
 def tracked(snapshot: Snapshot) -> Metric:
-    """How many ages are remembered."""
+    """How many ages are known."""
     family = GaugeMetricFamily(
-        "sockwatch_tracked_connections", "Connections whose age is remembered."
+        "sockwatch_tracked_connections", "Connections in watched states whose age is followed."
     )
     known = [stuck.followed for _, stuck in _known(snapshot)]
     if known:
@@ -121,7 +122,7 @@ def tracked_limit(snapshot: Snapshot) -> Metric:
     """The bound of that."""
     family = GaugeMetricFamily(
         "sockwatch_tracked_connections_limit",
-        "Connections whose age is remembered at most; beyond it ages are sampled.",
+        "Connections whose age is followed at most; beyond it ages are sampled.",
     )
     for _, stuck in list(_known(snapshot))[:1]:
         family.add_metric((), stuck.most_followed)

@@ -8,7 +8,8 @@ that one pass misses is kept for one more, because a dump may miss a socket that
 All moments are seconds of one monotonic clock. Every socket that a pass sees for the first time
 gets the very same moment, the pass's own. What a first pass sees (or the first after a gap) may
 have been there for longer, so the moments of such passes are remembered as `starts`: an age that
-is counted from one of them is a lower bound.
+is counted from one of them is a lower bound. Where a pass looks at something that the one before
+left out, only what is new there gets a moment of that kind, the last one before the pass's own.
 
 Over the limit ages are sampled: those cookies are taken whose hash falls into the first half, the
 first quarter and so on, which is the same choice in every pass and a part of every larger one.
@@ -21,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress, repeat
+from math import inf, nextafter
 from typing import Final, cast
 
 from sockwatch.tcp.states import State
@@ -50,10 +52,14 @@ class Generation:
     """One of how many connections is followed in the next pass."""
     widened: bool = False
     """Whether the next pass follows connections that this one left out."""
+    timed: int = 0
+    """Connections that need not be remembered, as the kernel's timers tell their ages."""
+    shown: frozenset[int] = frozenset()
+    """Local ports, as records have them, whose established connections the newest pass saw."""
 
     def __len__(self) -> int:
         """How many connections are followed."""
-        return sum(map(len, self.since.values()))
+        return self.timed + sum(map(len, self.since.values()))
 
 
 @dataclass(slots=True)
@@ -128,20 +134,39 @@ class AgePass:
     stride: int = field(init=False)
     """One of how many connections is followed from here on; grows when the limit is met."""
     _since: dict[State, _Memory] = field(init=False, default_factory=dict)
+    _starts: set[float] = field(init=False, default_factory=set)
+    _timed: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.stride = self.previous.stride
+        if self.resumed or self.previous.widened:
+            self._starts.add(self.now)
 
     def followed(self, cookies: Sequence[int]) -> list[bool] | None:
         """Which of these are in the sample; `None` for all of them."""
         return None if self.stride == 1 else _in_sample(cookies, self.stride)
 
-    def moments(self, state: State, cookies: Sequence[int]) -> list[float]:
-        """Since when each of these, all followed, has been in `state`."""
-        moments = self._memory(state).moments(cookies, self.now)
-        while self._number() > self.limit:
-            self._thin()
+    def moments(
+        self, state: State, cookies: Sequence[int], *, looked_before: bool = True
+    ) -> list[float]:
+        """Since when each of these, all followed, has been in `state`.
+
+        Args:
+            state: of them all.
+            cookies: whose.
+            looked_before: whether the previous pass would have seen them, had they been there.
+        """
+        now = self.now if looked_before else nextafter(self.now, -inf)
+        if not looked_before:
+            self._starts.add(now)
+        moments = self._memory(state).moments(cookies, now)
+        self._fit()
         return moments
+
+    def timed(self, number: int) -> None:
+        """Follow so many more, all in the sample, whose ages need not be remembered."""
+        self._timed += number
+        self._fit()
 
     def _memory(self, state: State) -> _Memory:
         if state not in self._since:
@@ -149,33 +174,39 @@ class AgePass:
             self._since[state] = _Memory(_sampled(since, self.stride), missed)
         return self._since[state]
 
-    def finish(self) -> Generation:
-        """The next generation."""
+    def finish(self, shown: frozenset[int] = frozenset()) -> Generation:
+        """The next generation.
+
+        Args:
+            shown: see `Generation`.
+        """
         widened = self.stride > 1 and self._number() <= self.limit * _ROOM
         for state in self.previous.since:
             self._memory(state)
         found = {state: memory.finish() for state, memory in self._since.items()}
         since = {state: seen for state, (seen, _) in found.items() if seen}
         missed = {state: missed for state, (_, missed) in found.items() if missed}
-        starts = self.previous.starts
-        if self.resumed or self.previous.widened:
-            starts |= {self.now}
+        starts = self.previous.starts | self._starts
         return Generation(
             since=since,
             missed=missed,
-            starts=_in_use(starts, [*since.values(), *missed.values()]),
+            starts=_in_use(starts, [*since.values(), *missed.values()]) if starts else starts,
             stride=self.stride // 2 if widened else self.stride,
             widened=widened,
+            timed=self._timed,
+            shown=shown,
         )
 
     def _number(self) -> int:
-        return sum(map(len, self._since.values()))
+        return self._timed + sum(map(len, self._since.values()))
 
-    def _thin(self) -> None:
-        """Keep the half."""
-        self.stride *= 2
-        for memory in self._since.values():
-            memory.thin(self.stride)
+    def _fit(self) -> None:
+        """Keep the half of them until they are no more than the limit."""
+        while self._number() > self.limit:
+            self.stride *= 2
+            self._timed //= 2
+            for memory in self._since.values():
+                memory.thin(self.stride)
 
 
 def _in_sample(cookies: Iterable[int], stride: int) -> list[bool]:

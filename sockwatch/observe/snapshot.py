@@ -91,6 +91,8 @@ class Marked(NamedTuple):
     """Positions in `causes.ALL`."""
     multipath: bool = False
     """Whether they are MPTCP connections."""
+    stride: int = 1
+    """One of how many was followed when they were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ class Stuck:
     ages: Mapping[State, Mapping[float, int]]
     """How many connections have each age in seconds; every watched state is present."""
     limits: Mapping[State, float]
-    """Seconds that are normal in each state; ESTABLISHED is watched before it is accepted."""
+    """Seconds that are normal in each state; ESTABLISHED is watched before it is accepted, and its
+    limit goes for what nobody has accepted in CLOSE_WAIT, too."""
     marked: tuple[Marked, ...]
     """Those over the limit; in a sample if `stride` is not 1."""
     units: Mapping[int, str]
@@ -114,7 +117,7 @@ class Stuck:
     lower_bounds: frozenset[float]
     """Moments from which an age is a lower bound: the entry was not seen."""
     followed: int
-    """Connections whose age is remembered."""
+    """Connections whose age is known."""
     most_followed: int
     """The bound of that."""
     stride: int

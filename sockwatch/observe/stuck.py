@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
+from operator import not_
 from socket import ntohs
 from typing import Final, NamedTuple, TypeVar
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 
 _MOST_UNREAD: Final = len(BY_UNREAD) - 1
 _CODES: Final = {cause: code for code, cause in enumerate(ALL)}
+_NOT_ACCEPTED: Final = _CODES[Cause.NOT_ACCEPTED]
 _DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
 
 _HELD: Final = {State.ESTABLISHED: False, State.FIN_WAIT2: True}
@@ -74,12 +76,15 @@ class StuckTally:
 
     ages: AgePass
     limits: Mapping[State, float]
-    """How long is normal in each watched state, in seconds."""
+    """How long is normal in each watched state, in seconds. That of ESTABLISHED is for connections
+    that nobody has accepted, and goes for those of them, too, that their peers have closed."""
     laws: TimerLaws
     _listening: Listening | None = None
     _counts: dict[tuple[State, int], Counter[_Key]] = field(default_factory=dict)
     """By state and by the stride of the sample at that time."""
     _marked: list[Marked] = field(default_factory=list)
+    _shown: set[int] = field(default_factory=set)
+    """Local ports whose established connections this pass sees."""
 
     def begin(self, listening: Listening) -> None:
         """The pass begins; see `Follower`."""
@@ -90,18 +95,33 @@ class StuckTally:
         state = batch.state
         if state not in self.limits:
             return
+        if state is State.ESTABLISHED:
+            self._shown.update(batch.local_ports())
         if state in _HELD:
             batch = Chosen(batch, [bool(inode) is _HELD[state] for inode in batch.inodes()])
         if self.ages.stride > 1 and (mask := self.ages.followed(batch.cookies())):
             batch = Chosen(batch, mask)
-        if batch and self._listening is not None:
-            self._add(state, batch, self._listening.inbound(batch))
+        for part, looked_before in self._parts(batch):
+            if part and self._listening is not None:
+                self._add(state, part, self._listening.inbound(part), looked_before=looked_before)
 
-    def _add(self, state: State, batch: Batch, inbound: bytes) -> None:
-        counts = self._counts.setdefault((state, self.ages.stride), Counter())
-        moments, cgroups, causes = self._moments(state, batch), batch.cgroups(), _causes(batch)
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
+        """Connections by whether the previous pass looked at their port, and so at them."""
+        before = self.ages.previous.shown
+        if batch.state is not State.ESTABLISHED or before.issuperset(batch.local_ports()):
+            yield batch, True
+            return
+        mask = [port in before for port in batch.local_ports()]
+        yield Chosen(batch, mask), True
+        yield Chosen(batch, [*map(not_, mask)]), False
+
+    def _add(self, state: State, batch: Batch, inbound: bytes, *, looked_before: bool) -> None:
+        stride = self.ages.stride
+        counts = self._counts.setdefault((state, stride), Counter())
+        moments = self._moments(state, batch, looked_before=looked_before)
+        cgroups, causes = batch.cgroups(), _causes(batch)
         counts.update(zip(inbound, _ports(batch, inbound), cgroups, causes, moments, strict=True))
-        over = self._over(state, moments)
+        over = self._over(state, moments, causes)
         if any(over):
             mask = None if all(over) else over
             self._marked.append(
@@ -113,22 +133,34 @@ class StuckTally:
                     bytes(_those(inbound, mask)),
                     bytes(_those(causes, mask)),
                     batch.multipath,
+                    stride,
                 )
             )
 
-    def _over(self, state: State, moments: Sequence[float]) -> Sequence[bool]:
+    def _limit(self, state: State, code: int) -> float:
+        """How long is normal in a state for that cause."""
+        usual = self.limits[state]
+        return self.limits.get(State.ESTABLISHED, usual) if code == _NOT_ACCEPTED else usual
+
+    def _over(
+        self, state: State, moments: Sequence[float], causes: Sequence[int]
+    ) -> Sequence[bool]:
         """Which are over the limit; mostly all of a batch are or none, which is quick to see."""
         now, limit = self.ages.now, self.limits[state]
+        if state is State.CLOSE_WAIT and _NOT_ACCEPTED in causes:
+            sides = zip(moments, causes, strict=True)
+            return [now - moment >= self._limit(state, code) for moment, code in sides]
         if now - max(moments) >= limit:
             return [True] * len(moments)
         if now - min(moments) < limit:
             return ()
         return [now - moment >= limit for moment in moments]
 
-    def _moments(self, state: State, batch: Batch) -> Sequence[float]:
+    def _moments(self, state: State, batch: Batch, *, looked_before: bool) -> Sequence[float]:
         """Since when: by the kernel's timer where there is one, else by memory."""
         if state not in _TIMED:
-            return self.ages.moments(state, batch.cookies())
+            return self.ages.moments(state, batch.cookies(), looked_before=looked_before)
+        self.ages.timed(len(batch))
         linear = self.laws.linear_syn_timeouts if state is State.SYN_SENT else 0
         now, longest = self.ages.now, self.laws.longest_timeout
         timers = zip(batch.retransmits(), batch.expires(), strict=True)
@@ -142,13 +174,13 @@ class StuckTally:
         oldest: dict[ServicePort, float] = {}
         ages: dict[State, Counter[float]] = {state: Counter() for state in self.limits}
         for (state, stride), counts in self._counts.items():
-            limit = self.limits[state]
             for (inbound, raw_port, cgroup, code, moment), number in counts.items():
                 service = ServicePort(_DIRECTIONS[inbound], ntohs(raw_port), cgroup, state)
                 age = self.ages.now - moment
                 oldest[service] = max(age, oldest.get(service, 0.0))
                 ages.setdefault(state, Counter())[age] += number * stride
-                stuck[StuckPort(service, ALL[code])] += number * stride if age >= limit else 0
+                over = age >= self._limit(state, code)
+                stuck[StuckPort(service, ALL[code])] += number * stride if over else 0
         return Ages(
             stuck,
             oldest,
@@ -156,7 +188,7 @@ class StuckTally:
             tuple(self._marked),
             self.limits,
             self.ages.now,
-            self.ages.finish(),
+            self.ages.finish(frozenset(self._shown)),
             self.ages.limit,
             self.ages.stride,
         )
@@ -188,6 +220,5 @@ def _causes(batch: Batch) -> Sequence[int]:
         # A call of min() per socket would take twice as long.
         codes = [queue if queue < _MOST_UNREAD else _MOST_UNREAD for queue in unread]  # noqa: FURB136
     if 0 in inodes:
-        never = _CODES[Cause.NOT_ACCEPTED]
-        return [code if inode else never for code, inode in zip(codes, inodes, strict=True)]
+        return [code if inode else _NOT_ACCEPTED for code, inode in zip(codes, inodes, strict=True)]
     return codes

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from math import sqrt
+from math import inf, nextafter, sqrt
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
@@ -181,6 +181,7 @@ class OneByOne:
     laws: TimerLaws
     known: dict[tuple[State, int], float] = field(default_factory=dict)
     missed: dict[tuple[State, int], float] = field(default_factory=dict)
+    shown: set[int] = field(default_factory=set)
 
     def moment(self, row: Row, now: float) -> float:
         if row.state is State.SYN_SENT:
@@ -188,13 +189,16 @@ class OneByOne:
         if row.state is State.SYN_RECV:
             return now - timer_age(row, 0)
         key = row.state, row.cookie or 0
-        return self.known.get(key, self.missed.get(key, now))
+        unseen = row.state is State.ESTABLISHED and row.source_port not in self.shown
+        new = nextafter(now, -inf) if unseen else now
+        return self.known.get(key, self.missed.get(key, new))
 
-    def look(self, described: Iterable[Row], now: float) -> list[tuple[Row, float]]:
+    def look(self, described: Sequence[Row], now: float) -> list[tuple[Row, float]]:
         seen = [(row, self.moment(row, now)) for row in described if is_watched(row)]
         kept = {(row.state, row.cookie or 0): moment for row, moment in seen}
         gone = {key: moment for key, moment in self.known.items() if key not in kept}
         self.known, self.missed = kept, gone
+        self.shown = {row.source_port for row in described if row.state is State.ESTABLISHED}
         return seen
 
 
@@ -206,7 +210,7 @@ def assert_said(ages: Ages, seen: Sequence[tuple[Row, float]], now: float) -> No
     marked = []
     for row, moment in seen:
         service, cause, age = service_of(row, LISTENING), cause_of(row), now - moment
-        over = age >= LIMITS[row.state]
+        over = age >= LIMITS[State.ESTABLISHED if cause is Cause.NOT_ACCEPTED else row.state]
         stuck[StuckPort(service, cause)] = stuck.get(StuckPort(service, cause), 0) + over
         oldest[service] = max(oldest.get(service, age), age)
         histogram[row.state][age] += 1
@@ -378,6 +382,21 @@ def test_a_connection_is_stuck_from_its_limit_on(state: State) -> None:
     assert sum(stuck_in(later([row], limit)).values()) == 1
 
 
+@pytest.mark.parametrize("company", [[], [socket_in(State.CLOSE_WAIT, 2)]])
+def test_who_waits_to_be_accepted_is_stuck_as_soon_when_the_peer_has_closed(
+    company: list[Row],
+) -> None:
+    """Whoever waits for an answer gives up sooner than the application is late to close."""
+    row = socket_in(State.CLOSE_WAIT, inode=0, receive_queue=1)
+    assert stuck_in(later([*company, row], 9.999)) == {}
+    ages = later([*company, row], 10.0)
+    assert stuck_in(ages) == {(State.CLOSE_WAIT, Cause.NOT_ACCEPTED): 1}
+    assert [found.cookie for found in unpacked(ages.marked)] == [1]
+    accepted = watch(batches_of_rows([row._replace(inode=9)]), 11.0, ages.generation)
+    assert stuck_in(accepted) == {}
+    assert [*accepted.oldest.values()] == [11.0]
+
+
 def test_what_is_not_yet_stuck_is_there_at_zero() -> None:
     """So that a series is there before the first one is."""
     ages = later([socket_in(State.CLOSE_WAIT)], 59.0)
@@ -400,7 +419,7 @@ def test_the_first_look_tells_how_long_an_answer_is_missing(
     ages = watch(batches_of_rows([row]), 1000.0)
     assert [*ages.oldest.values()] == [pytest.approx(age)]
     assert sum(stuck_in(ages).values()) == (age >= 10.0)
-    assert len(ages.generation) == 0
+    assert (ages.generation.since, len(ages.generation)) == ({}, 1)
 
 
 def test_only_the_first_timeouts_of_a_client_are_linear() -> None:
@@ -456,6 +475,47 @@ def test_each_of_the_marked_is_told_with_what_is_its_own(reader: str) -> None:
     ]
 
 
+# Who waits to be accepted where nobody has looked before
+
+
+def waiting(cookie: int, port: int = LISTENED, inode: int = 0) -> Row:
+    return socket_in(State.ESTABLISHED, cookie, inode)._replace(source_port=port)
+
+
+def bounds(ages: Ages) -> set[int]:
+    """The cookies of the marked whose age is a lower bound."""
+    starts = ages.generation.starts
+    return {found.cookie for found in unpacked(ages.marked) if found.moment in starts}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_where_nobody_has_looked_before_a_wait_may_have_been_longer(reader: str) -> None:
+    read = READERS[reader]
+    first = watch(read([waiting(1), socket_in(State.CLOSE_WAIT, 2)]))
+    second = watch(
+        read([waiting(1), waiting(3), waiting(4, 443), socket_in(State.CLOSE_WAIT, 2)]),
+        1.0,
+        first.generation,
+    )
+    described = [waiting(1), waiting(3), waiting(4, 443), waiting(5, 443)]
+    third = watch(read([*described, socket_in(State.CLOSE_WAIT, 2)]), 2.0, second.generation)
+    last = watch(read([*described, socket_in(State.CLOSE_WAIT, 2)]), 62.0, third.generation)
+    assert sorted(found.cookie for found in unpacked(last.marked)) == [1, 2, 3, 4, 5]
+    assert bounds(last) == {1, 4}
+
+
+def test_a_port_that_one_pass_leaves_out_has_not_been_looked_at() -> None:
+    """But who waited there before has waited since."""
+    first = watch(batches_of_rows([waiting(1, inode=9)]))
+    second = watch(batches_of_rows([waiting(2)]), 1.0, first.generation)
+    third = watch([], 2.0, second.generation)
+    described = [waiting(2), waiting(3)]
+    fourth = watch(batches_of_rows(described), 3.0, third.generation)
+    last = watch(batches_of_rows(described), 60.0, fourth.generation)
+    assert bounds(last) == {3}
+    assert max(last.oldest.values()) == 59.0
+
+
 # Samples
 
 
@@ -495,6 +555,32 @@ def test_what_the_timer_tells_is_sampled_too_and_stands_for_all() -> None:
     (number,) = stuck_in(watch(batches_of_rows(described), 9.0, Generation(stride=8))).values()
     assert number % 8 == 0
     assert abs(number - 800) < 3 * sqrt(8 * 800)
+
+
+@pytest.mark.parametrize("number", [1_000, 4_000, 16_000])
+def test_a_flood_of_handshakes_takes_no_more_room_than_other_connections(number: int) -> None:
+    """Their ages need no memory, but those that are stuck are told one by one."""
+    described = [
+        socket_in(State.SYN_RECV, cookie, inode=0, timer=1, retransmits=4, expires=cookie % 9000)
+        for cookie in range(1, number + 1)
+    ]
+    read = [batches_of_rows(described[at : at + 100]) for at in range(0, number, 100)]
+    first = watch(chain.from_iterable(read), limit=500)
+    settled = watch(batches_of_rows(described), 1.0, first.generation, limit=500)
+    for ages in (first, settled):
+        (stuck,) = stuck_in(ages).values()
+        assert len(ages.generation) <= 500
+        assert abs(stuck - number) < 3 * sqrt(ages.stride * number)
+    assert len([*unpacked(settled.marked)]) <= 500
+    assert settled.stride >= number / 500
+
+
+def test_handshakes_and_leaks_share_the_room() -> None:
+    flood = [socket_in(State.SYN_SENT, cookie, retransmits=6) for cookie in range(1, 401)]
+    ages = watch(batches_of_rows([*crowd(400), *flood]), limit=500)
+    assert ages.stride == 2
+    assert 500 / 2 < len(ages.generation) <= 500
+    assert ages.generation.timed > 100
 
 
 @pytest.mark.parametrize("number", [1_000, 4_000, 16_000])
