@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +43,9 @@ _STALE_SLACK: Final = 5.0
 """Seconds on top of that: a busy host may delay a pass."""
 _STOP_WITHIN: Final = 0.4
 """Seconds that requests in flight, and then the poll thread, get to finish."""
+_YIELD_AFTER: Final = 0.001
+"""Seconds after which the poll thread lets a request go first that waits for the interpreter. A
+request asks several times, and with the usual 5 ms each time a long pass would be felt."""
 
 Reload = Callable[[], Config]
 """Loads the configuration anew; raises ConfigError."""
@@ -146,6 +150,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGTERM, ended.set)
         loop.add_signal_handler(signal.SIGINT, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        sys.setswitchinterval(_YIELD_AFTER)
         await self._server.start(self._listeners)
         for listener in self._listeners:
             log.info("listening", extra={"fields": {"address": address_of(listener)}})
