@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[2]
 NOT_SOURCE = shutil.ignore_patterns(".*", "__pycache__", "build", "dist")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    told = "write a table of what abusive clients cost others"
+    parser.addoption("--abuse-table", metavar="FILE", help=told)
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy that nobody edits while the tests run."""

@@ -1,6 +1,7 @@
 """Abusive clients against the daemon as a process, while another client scrapes it.
 
 Throughout, each scrape is answered within a second, and memory stays near what it is at rest.
+`make abuse` has each abuse go on for longer, and writes what was measured.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import resource
 import selectors
 import socket
 import ssl
+import statistics
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,8 @@ from pathlib import Path
 import abusers
 import bcrypt
 import pytest
-from abusers import Abuse, Target, nonsense, say, smuggled
+from abuse_table import SECONDS, Suffered, load, markdown
+from abusers import Abuse, Target, guess, nonsense, say, smuggled
 from authority import Authority
 from daemon import Daemon, start
 from guards import need_kernel_diag
@@ -30,9 +34,12 @@ from lab.processes import eventually
 from scraper import Scrapes, scraping
 
 from sockwatch.web.guard import Limits
+from sockwatch.web.passwords import CLIENT_BURST, CLIENT_SHARE
 
 pytestmark = pytest.mark.slow
 
+OPTION = "--abuse-table"
+NOBODY = "nobody"
 ATTEMPTS = 3
 SLOWEST = 1.0
 """Seconds that a scrape may take."""
@@ -50,14 +57,15 @@ class Victim:
     daemon: Daemon
     target: Target
     scrapes: Scrapes
+    scheme: str
     at_rest: int = field(init=False)
 
     def __post_init__(self) -> None:
         eventually(lambda: len(self.scrapes.since(0.0)) >= 20, "scrapes", 30.0)
         self.at_rest = self.daemon.resident_bytes()
 
-    def suffer(self, abuse: Abuse) -> tuple[list[float], int]:
-        """How long scrapes took meanwhile, and the most memory in bytes above that at rest."""
+    def suffer(self, name: str, abuse: Abuse) -> Suffered:
+        """How long scrapes took meanwhile, and the most memory above that at rest."""
         start, memory = time.monotonic(), [0]
         worker = threading.Thread(target=abuse, args=(self.target,))
         worker.start()
@@ -66,7 +74,7 @@ class Victim:
             worker.join(0.05)
         end = time.monotonic()
         eventually(lambda: self.scrapes.since(end), "a scrape afterwards", 15.0)
-        return self.scrapes.since(start), max(memory)
+        return Suffered(name, self.scheme, self.scrapes.since(start), max(memory))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,57 +86,79 @@ def many_descriptors() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def plain() -> Iterator[Victim]:
-    need_kernel_diag()
-    with start() as daemon, scraping(daemon.port) as scrapes:
-        yield Victim(daemon, Target(daemon.port), scrapes)
+def seconds(request: pytest.FixtureRequest) -> float:
+    return SECONDS if request.config.getoption(OPTION, None) else Target.seconds
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """With TLS and a password of bcrypt's usual cost."""
+def table(request: pytest.FixtureRequest) -> Iterator[list[Suffered]]:
+    """What was measured, written to a file if the command line names one."""
+    rows: list[Suffered] = []
+    before = load()
+    yield rows
+    if file := request.config.getoption(OPTION, None):
+        Path(file).write_text(markdown(rows, before, load()))
+
+
+@pytest.fixture(scope="module")
+def plain(seconds: float) -> Iterator[Victim]:
     need_kernel_diag()
-    folder = tmp_path_factory.mktemp("tls")
-    authority = Authority(folder)
+    with start() as daemon, scraping(daemon.port) as scrapes:
+        yield Victim(daemon, Target(daemon.port, seconds=seconds), scrapes, "HTTP")
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def web(authority: Authority) -> Path:
+    """TLS and a password of bcrypt's usual cost."""
     authority.issue("server")
-    file = Path(folder, "web.yml")
     made = bcrypt.hashpw(b"secret", bcrypt.gensalt(10)).decode()
+    file = authority.cert.with_name("web.yml")
     file.write_text(
         "tls_server_config: {cert_file: server.crt, key_file: server.key}\n"
         f"basic_auth_users: {{prometheus: {made}}}\n"
     )
+    return file
+
+
+@pytest.fixture(scope="module")
+def secured(authority: Authority, web: Path, seconds: float) -> Iterator[Victim]:
+    need_kernel_diag()
     with (
-        start(f"--web.config.file={file}") as daemon,
+        start(f"--web.config.file={web}") as daemon,
         scraping(daemon.port, authority.cert, PASSWORD) as scrapes,
     ):
-        yield Victim(daemon, Target(daemon.port, authority.client(), PASSWORD), scrapes)
+        target = Target(daemon.port, authority.client(), PASSWORD, seconds)
+        yield Victim(daemon, target, scrapes, "HTTPS")
 
 
-Record = Callable[[str, object], None]
-
-
-def check(victim: Victim, abuse: Abuse, record: Record) -> None:
+def check(victim: Victim, name: str, abuse: Abuse, table: list[Suffered]) -> None:
     """Measured anew if it was slow: other tests of the machine may have had its processors."""
     slowest: list[float] = []
     while len(slowest) < ATTEMPTS and min(slowest, default=math.inf) >= SLOWEST:
-        took, memory = victim.suffer(abuse)
-        slowest.append(max(took))
-        record("scrapes, slowest in s, MB", f"{len(took)}, {max(took):.3f}, {memory / 1e6:.1f}")
-        assert memory < MOST_MEMORY
+        suffered = victim.suffer(name, abuse)
+        table.append(suffered)
+        slowest.append(suffered.worst)
+        assert suffered.memory < MOST_MEMORY
     assert min(slowest) < SLOWEST
 
 
-@pytest.mark.parametrize("name", abusers.PLAIN)
-def test_over_http_others_are_served(plain: Victim, name: str, record_property: Record) -> None:
-    check(plain, abusers.PLAIN[name], record_property)
+@pytest.mark.parametrize("name", [NOBODY, *abusers.PLAIN])
+def test_over_http_others_are_served(plain: Victim, name: str, table: list[Suffered]) -> None:
+    check(plain, name, abusers.PLAIN.get(name, abusers.nothing), table)
 
 
-@pytest.mark.parametrize("name", abusers.TLS)
-def test_over_tls_others_are_served(secured: Victim, name: str, record_property: Record) -> None:
-    check(secured, abusers.TLS[name], record_property)
+@pytest.mark.parametrize("name", [NOBODY, *abusers.TLS])
+def test_over_tls_others_are_served(secured: Victim, name: str, table: list[Suffered]) -> None:
+    check(secured, name, abusers.TLS.get(name, abusers.nothing), table)
 
 
 VICTIMS = ("plain", "secured")
+ANSWERED = {b"/": 200, b"/metrics": 200, b"/nothing": 404, b"/ /": 400, b"/" + b"x" * 3000: 414}
 ANSWER = re.compile(rb"HTTP/1\.1 [0-9]{3} ")
 
 
@@ -152,6 +182,21 @@ def test_nonsense_gets_one_answer(victim: Victim) -> None:
         answer = say(victim.target, said)
         assert len(ANSWER.findall(answer)) == 1, name
         assert status_of(answer) == status, name
+
+
+def test_no_answer_may_be_framed_sniffed_or_run_scripts(victim: Victim) -> None:
+    """Neither pages, nor metrics, nor what was refused before it was understood."""
+    asked = {path: victim.target.head(b"Connection: close\r\n") for path in ANSWERED}
+    for path, head in asked.items():
+        answer = say(victim.target, head.replace(b"/metrics", path, 1)).partition(b"\r\n\r\n")[0]
+        assert status_of(answer) == ANSWERED[path], path
+        lines = set(answer.lower().split(b"\r\n"))
+        assert {b"x-content-type-options: nosniff", b"x-frame-options: deny"} <= lines, path
+        (policy,) = (line for line in lines if line.startswith(b"content-security-policy: "))
+        assert b"default-src 'none'" in policy
+        assert b"frame-ancestors 'none'" in policy
+        assert b"unsafe" not in policy
+        assert b"script-src" not in policy
 
 
 # Deadlines
@@ -205,3 +250,43 @@ def test_no_connection_outlives_its_deadline(plain: Victim, secured: Victim) -> 
         ended = lifetimes(connections, most)
     assert ended.keys() == connections.keys()
     assert min(ended.values()) > limits.request - LATE
+
+
+# Passwords
+
+
+def test_who_guesses_gets_few_tries(secured: Victim) -> None:
+    """However long it goes on: a second of CPU at once, then a twentieth of a core."""
+    began, answers = time.monotonic(), Counter[int]()
+    while time.monotonic() < began + 3.0:
+        answers[status_of(guess(secured.target, "prometheus", str(sum(answers.values()))))] += 1
+    assert answers.keys() == {401, 429}
+    # What one costs is measured with that of others on the machine; a half of it is safe to assume.
+    affordable = CLIENT_BURST + CLIENT_SHARE * (time.monotonic() - began)
+    assert answers[401] <= 1 + affordable / (check_seconds() / 2)
+
+
+def check_seconds() -> float:
+    """CPU that bcrypt takes for a password of the secured victim."""
+    start = time.thread_time()
+    bcrypt.hashpw(b"secret", bcrypt.gensalt(10))
+    return time.thread_time() - start
+
+
+def cpu_seconds(daemon: Daemon) -> float:
+    """All that its threads, also those that have ended, have used: clock_getcpuclockid(3)."""
+    return time.clock_gettime(~daemon.pid << 3 | 2)
+
+
+def test_a_wrong_name_costs_as_much_as_a_wrong_password(web: Path, authority: Authority) -> None:
+    """No time tells which names there are."""
+    costs: dict[str, list[float]] = {"prometheus": [], "nobody": []}
+    with start(f"--web.config.file={web}", "--watch.interval=1m", "--census.interval=1m") as daemon:
+        target = Target(daemon.port, authority.client())
+        for turn in range(7):
+            for user, found in costs.items():
+                before = cpu_seconds(daemon)
+                assert status_of(guess(target, user, f"{turn}")) == 401
+                found.append(cpu_seconds(daemon) - before)
+    known, unknown = map(statistics.median, costs.values())
+    assert 0.7 < known / unknown < 1.4

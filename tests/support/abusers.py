@@ -1,4 +1,4 @@
-"""Clients that mean harm, each for less than a second: by number, slowness, size or nonsense."""
+"""Clients that mean harm, each for a short time: by number, slowness, size or nonsense."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from http_client import GET, basic, read_all, received
 
-SECONDS: Final = 0.5
 CLIENTS: Final = 4
 """At a time, of those that are quick."""
 PATIENCE: Final = 1.0
@@ -33,11 +32,18 @@ class Target:
     port: int
     trust: ssl.SSLContext | None = None
     authorization: str = ""
+    seconds: float = 0.5
+    """How long it is done."""
+    everywhere: bool = False
+    """Whether each connection is from another address."""
 
     def bare(self) -> socket.socket:
         connection = socket.socket()
         connection.settimeout(PATIENCE)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # no time to lose
         try:
+            if self.everywhere:
+                connection.bind((f"127.{random.randrange(1, 255)}.{random.randrange(255)}.9", 0))
             connection.connect(("127.0.0.1", self.port))
         except OSError:
             connection.close()
@@ -68,6 +74,11 @@ class Target:
 Abuse = Callable[[Target], None]
 
 
+def nothing(target: Target) -> None:
+    """For comparison."""
+    time.sleep(target.seconds)
+
+
 def _at_speed(once: Abuse) -> Abuse:
     """Do it again and again, several at a time; that the server hangs up is to be expected."""
 
@@ -77,7 +88,7 @@ def _at_speed(once: Abuse) -> Abuse:
                 once(target)
 
     def abuse(target: Target) -> None:
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + target.seconds
         threads = [threading.Thread(target=again, args=(target, end)) for _ in range(CLIENTS)]
         for thread in threads:
             thread.start()
@@ -87,8 +98,12 @@ def _at_speed(once: Abuse) -> Abuse:
     return abuse
 
 
-def _until_the_end() -> Iterator[None]:
-    end = time.monotonic() + SECONDS
+def _from_everywhere(abuse: Abuse) -> Abuse:
+    return lambda target: abuse(replace(target, everywhere=True))
+
+
+def _until_the_end(target: Target) -> Iterator[None]:
+    end = time.monotonic() + target.seconds
     while time.monotonic() < end:
         yield
         time.sleep(0.02)
@@ -102,9 +117,27 @@ def _hold(number: int, open_one: Callable[[Target], socket.socket]) -> Abuse:
             for _ in range(number):
                 with contextlib.suppress(OSError):
                     opened.enter_context(open_one(target))
-            time.sleep(SECONDS)
+            time.sleep(target.seconds)
 
     return abuse
+
+
+def _after_a_scrape(target: Target) -> socket.socket:
+    with contextlib.ExitStack() as opened:
+        connection = opened.enter_context(target.connect())
+        connection.sendall(target.head())
+        received(connection, 1)
+        opened.pop_all()
+    return connection
+
+
+def _drip(target: Target, connections: Iterable[socket.socket]) -> None:
+    """Send a byte on each of them again and again."""
+    slow = list(connections)
+    for _ in _until_the_end(target):
+        for connection in slow:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"x")
 
 
 def _slow_heads(target: Target) -> None:
@@ -112,10 +145,16 @@ def _slow_heads(target: Target) -> None:
         slow = [opened.enter_context(target.connect()) for _ in range(40)]
         for connection in slow:
             connection.sendall(target.head()[:-2] + b"X: ")
-        for _ in _until_the_end():
-            for connection in slow:
-                with contextlib.suppress(OSError):
-                    connection.sendall(b"x")
+        _drip(target, slow)
+
+
+def _slow_handshakes(target: Target) -> None:
+    """Each begins a record of 512 bytes with a ClientHello, as TLS does."""
+    with contextlib.ExitStack() as opened:
+        slow = [opened.enter_context(target.bare()) for _ in range(60)]
+        for connection in slow:
+            connection.sendall(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+        _drip(target, slow)
 
 
 def _slow_readers(target: Target) -> None:
@@ -125,7 +164,7 @@ def _slow_readers(target: Target) -> None:
             slow.settimeout(0.02)
             with contextlib.suppress(OSError):
                 slow.sendall(target.head() * 100)
-        time.sleep(SECONDS)
+        time.sleep(target.seconds)
 
 
 def _pipeline(target: Target) -> None:
@@ -133,7 +172,7 @@ def _pipeline(target: Target) -> None:
     with target.connect() as eager:
         asker = threading.Thread(target=_send, args=(eager, target.head() * 300))
         asker.start()
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + target.seconds
         with contextlib.suppress(OSError):
             while time.monotonic() < end:
                 received(eager, 1 << 16)
@@ -236,9 +275,29 @@ def _smuggle(target: Target) -> None:
     say(target, random.choice(list(smuggled(target).values())))
 
 
+def guess(target: Target, user: str, password: str) -> bytes:
+    """What a name and a password get."""
+    given = basic(user, password)
+    return say(target, _HEAD + f"Authorization: {given}\r\nConnection: close\r\n\r\n".encode())
+
+
 def _guess(target: Target) -> None:
-    guess = basic("prometheus", str(random.random()))
-    say(target, _HEAD + f"Authorization: {guess}\r\nConnection: close\r\n\r\n".encode())
+    guess(target, random.choice(("prometheus", "nobody")), str(random.random()))
+
+
+def _guess_at_length(target: Target) -> None:
+    guess(target, "prometheus", f"{random.random():.17f}" * 300)
+
+
+def _ask(path: bytes) -> Abuse:
+    """Ask properly, never twice for the same."""
+
+    def ask(target: Target) -> None:
+        query = b"?older_than=%ds&limit=1000" % random.randrange(1000)
+        head = target.head(b"Connection: close\r\n").replace(b"/metrics", path + query, 1)
+        say(target, head)
+
+    return ask
 
 
 def _reset(target: Target) -> None:
@@ -261,6 +320,7 @@ PLAIN: Final[dict[str, Abuse]] = {
     "1,000 silent connections": _hold(1000, Target.bare),
     "slow heads": _slow_heads,
     "readers that do not read": _slow_readers,
+    "300 idle after a scrape": _hold(300, _after_a_scrape),
     "heads of a megabyte": _at_speed(lambda t: _send_all(t, t.head(b"X: " + b"x" * 1_000_000))),
     "a hundred thousand headers": _at_speed(lambda t: _send_all(t, t.head(b"X: y\r\n" * 100_000))),
     "paths of a megabyte": _at_speed(lambda t: _send_all(t, b"GET /" + b"x" * 1_000_000 + _END)),
@@ -269,13 +329,22 @@ PLAIN: Final[dict[str, Abuse]] = {
     "smuggling": _at_speed(_smuggle),
     "nonsense": _at_speed(_nonsense),
     "resets": _at_speed(_reset),
+    "scrapes at speed": _at_speed(_ask(b"/metrics")),
+    "searches at speed": _at_speed(_ask(b"/api/v1/leaks")),
+    "1,000 silent connections from everywhere": _from_everywhere(_hold(1000, Target.bare)),
+    "slow heads from everywhere": _from_everywhere(_slow_heads),
+    "scrapes at speed from everywhere": _from_everywhere(_at_speed(_ask(b"/metrics"))),
 }
 TLS: Final[dict[str, Abuse]] = {
     **PLAIN,
     "300 silent connections after the handshake": _hold(300, Target.connect),
+    "slow handshakes": _slow_handshakes,
     "handshakes at speed": _at_speed(_shake_hands),
+    "handshakes at speed from everywhere": _from_everywhere(_at_speed(_shake_hands)),
     "plain HTTP on the port of TLS": _at_speed(_plain_on_tls),
     "wrong passwords at speed": _at_speed(_guess),
+    "wrong passwords at speed from everywhere": _from_everywhere(_at_speed(_guess)),
+    "passwords of 5 KB at speed": _at_speed(_guess_at_length),
 }
 
 

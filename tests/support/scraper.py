@@ -38,7 +38,8 @@ class Scrapes:
 
     def since(self, start: float) -> list[float]:
         """Seconds that each scrape took that began after a time; infinity for a failed one."""
-        pairs = (line.split() for line in self._notes.read_text().splitlines())
+        *lines, _ = self._notes.read_text().split("\n")  # the last one is being written
+        pairs = map(str.split, lines)
         return [float(took) for began, took in pairs if float(began) >= start]
 
 
