@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 from socket import inet_ntop
 from types import MappingProxyType
 from typing import Final
 
 from sockwatch.observe.snapshot import Listener
+from sockwatch.tcp.changes import changes
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family
 
@@ -19,6 +21,7 @@ Grouping = Callable[[Sequence[Row], UnitOf], tuple[Listener, ...]]
 
 NONE_ADOPTED: Final[Mapping[int, str]] = MappingProxyType({})
 
+_CGROUP: Final = attrgetter("cgroup")
 _Endpoint = tuple[int, Family, bytes, str]
 """Port, family, address and unit."""
 
@@ -49,13 +52,14 @@ class ListenerMemory:
         self._adopted = NONE_ADOPTED
         self._groups: Mapping[_Endpoint, list[int]] = {}
         """Which rows belong to each listener."""
+        self._places: Mapping[_Endpoint, int] = {}
         self._found: tuple[Listener, ...] = ()
 
     def __call__(
         self, rows: Sequence[Row], unit_of: UnitOf, adopted: Mapping[int, str] = NONE_ADOPTED
     ) -> tuple[Listener, ...]:
         """See `listeners`."""
-        units = {cgroup: unit_of(cgroup) for cgroup in {row.cgroup or 0 for row in rows}}
+        units = {cgroup or 0: unit_of(cgroup or 0) for cgroup in {*map(_CGROUP, rows)}}
         same_names = units == self._units and adopted == self._adopted
         changed = _changed(self._rows, rows) if same_names else None
         self._rows, self._units, self._adopted = rows, units, adopted
@@ -70,12 +74,14 @@ class ListenerMemory:
         for at, row in enumerate(self._rows):
             groups.setdefault(self._endpoint(row), []).append(at)
         self._groups = {endpoint: groups[endpoint] for endpoint in sorted(groups)}
+        self._places = {endpoint: place for place, endpoint in enumerate(self._groups)}
         self._found = tuple(map(self._listener, self._groups))
 
     def _renew(self, changed: Sequence[Row]) -> None:
-        endpoints = {*map(self._endpoint, changed)}
-        pairs = zip(self._groups, self._found, strict=True)
-        self._found = tuple(self._listener(one) if one in endpoints else old for one, old in pairs)
+        found = [*self._found]
+        for endpoint in {*map(self._endpoint, changed)}:
+            found[self._places[endpoint]] = self._listener(endpoint)
+        self._found = tuple(found)
 
     def _endpoint(self, row: Row) -> _Endpoint:
         unit = self._adopted.get(row.inode or 0) or self._units[row.cgroup or 0]
@@ -89,11 +95,10 @@ class ListenerMemory:
 
 def _changed(before: Sequence[Row], rows: Sequence[Row]) -> Sequence[Row] | None:
     """The rows that have changed; `None` if there are others, or in another order."""
-    if len(rows) != len(before):
+    pairs = changes(before, rows)
+    if pairs is None or any(_identity(old) != _identity(new) for old, new in pairs):
         return None
-    pairs = [(old, new) for old, new in zip(before, rows, strict=True) if new is not old]
-    same = all(_identity(old) == _identity(new) for old, new in pairs)
-    return [new for old, new in pairs if new != old] if same else None
+    return [new for old, new in pairs if new != old]
 
 
 def _identity(row: Row) -> tuple[object, ...]:

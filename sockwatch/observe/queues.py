@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
 from sockwatch.observe.snapshot import Listener
+from sockwatch.tcp.changes import changes
 from sockwatch.tcp.records import Endpoint
 from sockwatch.tcp.states import Family
 from sockwatch.tcp.tally import plain_address
@@ -179,10 +180,8 @@ class QueueMemory:
 
 
 def _same_names(some: Sequence[Listener], others: Sequence[Listener]) -> bool:
-    return len(some) == len(others) and all(
-        one is other or name_of(one) == name_of(other)
-        for one, other in zip(some, others, strict=True)
-    )
+    changed = changes(some, others)
+    return changed is not None and all(name_of(old) == name_of(new) for old, new in changed)
 
 
 def _by_listener(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final
 
 from sockwatch.observe.listeners import UnitOf, unit_by_lent_cgroup, unit_by_port
-from sockwatch.observe.snapshot import OTHER, Listener, ServiceKey
+from sockwatch.observe.ranking import Ranking, Services
+from sockwatch.observe.snapshot import Listener, ServiceKey
+from sockwatch.tcp.changes import changes
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
 
-Services = Mapping[ServiceKey, Mapping[State, int]]
+Counted = Mapping[ServicePort, int]
+"""Connections by what is known of their service."""
 
-_NO_CONNECTIONS: Final[Mapping[State, int]] = MappingProxyType({})
+_NOTHING: Final[Mapping[State, int]] = MappingProxyType({})
 
 
 @lru_cache(maxsize=1 << 14)
@@ -30,19 +33,24 @@ class Namer:
     that is the cgroup of who opened the listener for the unit, it is the unit that counts.
     """
 
-    def __init__(self, found: Collection[Listener], unit_of: UnitOf) -> None:
+    def __init__(self, found: Sequence[Listener], unit_of: UnitOf) -> None:
+        self.unit_of = unit_of
+        """May be replaced."""
         self._found = found
-        self._unit_of = unit_of
 
     def __call__(self, direction: Direction, port: int, cgroup: int) -> ServiceKey:
         """The service of connections with this port and cgroup (0 if they carry none)."""
-        unit = self._unit_of(cgroup)
+        unit = self.unit_of(cgroup)
         if direction is Direction.INBOUND:
             if not cgroup:
                 unit = self._heirs.get(port, "")
             elif self._borrowers:
                 unit = self._borrowers.get((port, cgroup), unit)
         return _key(direction, port, unit)
+
+    def listening(self) -> Iterator[ServiceKey]:
+        """The services of the listeners."""
+        return (_key(Direction.INBOUND, one.port, one.unit) for one in self._found)
 
     @cached_property
     def _borrowers(self) -> Mapping[tuple[int, int], str]:
@@ -53,65 +61,105 @@ class Namer:
         return unit_by_port(self._found)
 
 
-def services(
-    counted: Iterable[tuple[ServicePort, int]], found: Collection[Listener], unit_of: UnitOf
-) -> Services:
-    """Name what was counted and add it up; every listener is a service, used or not."""
+def _named_alike(before: Sequence[Listener], found: Sequence[Listener]) -> bool:
+    """Whether listeners give connections the same names as those before."""
+    changed = changes(before, found)
+    return changed is not None and all(
+        (old.port, old.unit, old.lent) == (new.port, new.unit, new.lent) for old, new in changed
+    )
+
+
+def _services(counted: Counted, names: Mapping[ServicePort, ServiceKey]) -> Services:
+    """Add up what has the same name."""
     result: dict[ServiceKey, dict[State, int]] = {}
-    name = Namer(found, unit_of)
-    for (direction, port, cgroup, state), number in counted:
-        key = name(direction, port, cgroup)
+    for port, number in counted.items():
+        key, state = names[port], port.state
         states = result.get(key)
         if states is None:
             result[key] = {state: number}
         else:
             states[state] = states.get(state, 0) + number
-    idle = (_key(Direction.INBOUND, listener.port, listener.unit) for listener in found)
-    return dict.fromkeys(idle, _NO_CONNECTIONS) | result
+    return result
 
 
-def fold(
-    found: Services, limit: int, shown: Collection[ServiceKey] = frozenset()
+Telling = Callable[
+    [Counted, Counted, Sequence[Listener], UnitOf, int],
+    tuple[Services, int],
+]
+"""Tells services apart, as `told_apart` does."""
+
+
+def told_apart(
+    watched: Counted, bulk: Counted, found: Sequence[Listener], unit_of: UnitOf, limit: int
 ) -> tuple[Services, int]:
-    """Keep the `limit` most interesting services and fold the others into `other`.
+    """Name what was counted; every listener is a service, used or not.
 
-    Interesting is what has connections in opening or closing states, then what was shown before
-    (so that label sets do not come and go), then what is large.
+    Args:
+        watched: what a watch counted.
+        bulk: what the newest census counted beside that; must not change.
+        found: who listens.
+        unit_of: names cgroups.
+        limit: label sets at most; the others are folded, see `Ranking.fold`.
 
     Returns:
-        The services with at most one `other` per direction added, and how many were folded.
+        The services, and how many were folded.
     """
-    if len(found) <= limit:
-        return found, 0
-
-    def interest(key: ServiceKey) -> tuple[int, bool, int]:
-        states = found[key]
-        total = sum(states.values())
-        healthy = states.get(State.ESTABLISHED, 0) + states.get(State.TIME_WAIT, 0)
-        return total - healthy, key in shown, total
-
-    # Most services of a host with that many have no connections: those need no ranking.
-    busy = sorted((key for key, some in found.items() if some), key=interest, reverse=True)
-    idle = (key for key, some in found.items() if not some)
-    ranked = busy + sorted(idle, key=shown.__contains__, reverse=True)
-    ranked.sort(key=lambda key: _is_residue(key, found[key]))  # stable: the others stay in order
-    kept = {key: found[key] for key in ranked[:limit]}
-    return kept | _others(found, ranked[limit:]), len(ranked) - limit
+    return ServiceMemory()(watched, bulk, found, unit_of, limit)
 
 
-def _is_residue(key: ServiceKey, states: Mapping[State, int]) -> bool:
-    """Whether there is only TIME_WAIT, and nobody listens: what a listener that is gone leaves.
+class ServiceMemory:
+    """`told_apart`, but what a census counted is named and ranked once.
 
-    Each connection looks like a service of its own then, and would crowd out idle listeners.
+    What was told is told again where there is a choice.
     """
-    return key.direction is Direction.OUTBOUND and states.keys() == {State.TIME_WAIT}
+
+    def __init__(self) -> None:
+        self._found: Sequence[Listener] = ()
+        self._name = Namer((), lambda _: "")
+        self._units: Mapping[int, str] = {}
+        self._names: Mapping[ServicePort, ServiceKey] = {}
+        self._bulk: Counted | None = None
+        self._named: Services = {}
+        self._ranking = Ranking({})
+        self._shown: frozenset[ServiceKey] = frozenset()
+
+    def __call__(
+        self,
+        watched: Counted,
+        bulk: Counted,
+        found: Sequence[Listener],
+        unit_of: UnitOf,
+        limit: int,
+    ) -> tuple[Services, int]:
+        """See `told_apart`."""
+        if not self._names_hold(found, unit_of):
+            self._name, self._names, self._bulk = Namer(found, unit_of), {}, None
+        self._found, self._name.unit_of = found, unit_of
+        if bulk is not self._bulk:
+            self._begin(bulk)
+        moving = _services(watched, {port: self._name(*port[:3]) for port in watched})
+        changed = {key: _sum(states, self._named.get(key)) for key, states in moving.items()}
+        kept, folded = self._ranking.fold(changed, limit, self._shown)
+        self._shown = frozenset(kept)
+        return kept, folded
+
+    def _names_hold(self, found: Sequence[Listener], unit_of: UnitOf) -> bool:
+        """Whether everything that was named would get the same name now."""
+        return _named_alike(self._found, found) and all(
+            unit_of(cgroup) == unit for cgroup, unit in self._units.items()
+        )
+
+    def _begin(self, bulk: Counted) -> None:
+        names = self._names
+        self._names = {port: names.get(port) or self._name(*port[:3]) for port in bulk}
+        cgroups = {port.cgroup for port in bulk}
+        self._units = {cgroup: self._name.unit_of(cgroup) for cgroup in cgroups}
+        idle = dict.fromkeys(self._name.listening(), _NOTHING)
+        self._named = {**idle, **_services(bulk, self._names)}
+        self._bulk, self._ranking = bulk, Ranking(self._named)
 
 
-def _others(found: Services, folded: Iterable[ServiceKey]) -> dict[ServiceKey, Mapping[State, int]]:
-    """What is folded, added up by direction."""
-    others: dict[Direction, dict[State, int]] = {}
-    for key in folded:
-        other = others.setdefault(key.direction, {})
-        for state, number in found[key].items():
-            other[state] = other.get(state, 0) + number
-    return {ServiceKey(direction, OTHER, OTHER): states for direction, states in others.items()}
+def _sum(some: Mapping[State, int], others: Mapping[State, int] | None) -> Mapping[State, int]:
+    if not others:
+        return some
+    return {state: some.get(state, 0) + others.get(state, 0) for state in {**others, **some}}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
-from itertools import chain
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Final
 
 from sockwatch.observe.listeners import Grouping, UnitOf, listeners
-from sockwatch.observe.services import fold, services
-from sockwatch.observe.snapshot import NamespaceView, ServiceKey
+from sockwatch.observe.services import Counted, Telling, told_apart
+from sockwatch.observe.snapshot import NamespaceView
 from sockwatch.tcp.records import Counts, Reading
 from sockwatch.tcp.states import Family, State, Unowned
 
@@ -30,14 +29,17 @@ _FAMILY_AND_STATE: Final = itemgetter(0, 1)
 """Of a Row."""
 
 
+_NO_CENSUS: Final[Counted] = {}
+
+
 def view(  # noqa: PLR0913  two readings and how to read them
     watch: Reading,
     bulk: Counts | None,
     unit_of: UnitOf,
     limit: int,
-    shown: Collection[ServiceKey] = frozenset(),
     *,
     group: Grouping = listeners,
+    tell: Telling = told_apart,
 ) -> NamespaceView:
     """Compose the view of sockwatch's own network namespace.
 
@@ -46,12 +48,12 @@ def view(  # noqa: PLR0913  two readings and how to read them
         bulk: ESTABLISHED and TIME_WAIT of the newest census, `None` before the first.
         unit_of: names cgroup ids.
         limit: label sets of services at most.
-        shown: the services of the previous view.
         group: groups listening sockets.
+        tell: tells services apart.
     """
     found = group(watch.listeners, unit_of)
-    counted = chain(watch.watched.services.items(), bulk.services.items() if bulk else ())
-    kept, folded = fold(services(counted, found, unit_of), limit, shown)
+    counted = bulk.services if bulk else _NO_CENSUS
+    kept, folded = tell(watch.watched.services, counted, found, unit_of, limit)
     return NamespaceView(
         netns="",
         sockets=_sockets(watch, bulk),

@@ -16,7 +16,8 @@ from sockwatch.observe.ages import AgePass, Generation
 from sockwatch.observe.destinations import destinations, unanswered
 from sockwatch.observe.listeners import ListenerMemory
 from sockwatch.observe.queues import Peaks, QueueMemory
-from sockwatch.observe.snapshot import Destinations, NamespaceView, ServiceKey, Stuck
+from sockwatch.observe.services import ServiceMemory
+from sockwatch.observe.snapshot import Destinations, NamespaceView, Stuck
 from sockwatch.observe.stuck import Ages, StuckTally
 from sockwatch.observe.stuck_view import stuck_view
 from sockwatch.observe.view import view
@@ -38,6 +39,7 @@ class Host:
         """Begin, with what is known of the time before if anything."""
         self._units = UnitResolver()
         self._listeners = ListenerMemory()
+        self._services = ServiceMemory()
         self._queues = QueueMemory()
         self._peaks = Peaks()
         self._figures = FigureReader()
@@ -46,7 +48,6 @@ class Host:
         self._remembered = remembered
         self._bulk: Counts | None = None
         self._destinations: Destinations | None = None
-        self._shown: frozenset[ServiceKey] = frozenset()
 
     @property
     def remembered(self) -> Remembered | None:
@@ -84,10 +85,9 @@ class Host:
             self._bulk,
             unit_of,
             series_limit,
-            self._shown,
             group=partial(self._listeners, adopted=adopted),
+            tell=self._services,
         )
-        self._shown = frozenset(result.services)
         listening = [row.inode for row in reading.listeners if row.inode]
         stuck = None
         if ages is not None:

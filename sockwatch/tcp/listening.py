@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import compress
-from operator import getitem, is_not
+from operator import itemgetter
 from socket import htons
 from typing import Final
 
 from sockwatch.tcp.batch import Batch
+from sockwatch.tcp.changes import changes
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Direction, Family
 
@@ -32,6 +32,18 @@ ONLY: Final = tuple(
 NO_PORTS: Final = bytes([OUTBOUND_FIXED, *range(1, 256)])
 """A table for bytes.translate: roles of connections that take no ephemeral port."""
 
+_SHIFTS: Final = {Family.INET: 0, Family.INET6: 4}
+"""Where in `Listening.roles` the role for a family stands."""
+_ROLE_MASK: Final = 0b11
+_INET6: Final = 0x80
+"""Marks an IPv6 connection beside the roles of its port."""
+_MARKS: Final = bytes(_INET6 * (family == Family.INET6) for family in range(256))
+_ROLES: Final = bytes(
+    both >> _SHIFTS[Family.INET6 if both & _INET6 else Family.INET] & _ROLE_MASK
+    for both in range(256)
+)
+"""Tables for bytes.translate: from families to marks, from marked roles to the one that counts."""
+
 _ANY6: Final = bytes(16)
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -52,18 +64,23 @@ class Listening:
             listeners: the listening sockets.
             ephemeral: flags of the ports that connect() takes by itself, indexed as `roles`.
         """
-        unused = _roles_of_unused(ephemeral)
-        self.roles: Mapping[int, bytearray] = {family.value: bytearray(unused) for family in Family}
-        """By family number: the role of each of 65,536 ports, indexed by a port as the record's
-        two bytes read natively, so that ports in bulk are looked up without converting them."""
+        self.roles = bytearray(_roles_of_unused(ephemeral))
+        """The roles of each of 65,536 ports, IPv6 in the upper four bits; indexed by a port as the
+        record's two bytes read natively, so that ports in bulk are looked up as they are."""
         self._newest: tuple[Batch, bytes] | None = None
         for row in listeners:
+            at = htons(row.source_port)
             for family in _families_served(row):
-                self.roles[family][htons(row.source_port)] = INBOUND
+                self.roles[at] &= ~(_ROLE_MASK << _SHIFTS[family])
+                self.roles[at] |= INBOUND << _SHIFTS[family]
+
+    def role(self, family: Family, port: int) -> int:
+        """The role of a local port for connections of `family`."""
+        return self.roles[htons(port)] >> _SHIFTS[family] & _ROLE_MASK
 
     def direction(self, family: Family, port: int) -> Direction:
         """The direction of a connection of `family` whose local port is `port`."""
-        listened = self.roles[family][htons(port)] == INBOUND
+        listened = self.role(family, port) == INBOUND
         return Direction.INBOUND if listened else Direction.OUTBOUND
 
     def roles_in(self, batch: Batch) -> bytes:
@@ -73,11 +90,11 @@ class Listening:
         return self._newest[1]
 
     def _looked_up(self, batch: Batch) -> bytes:
-        families, ports = batch.families(), batch.local_ports()
-        first = families[:1]
-        if families.count(first) == len(families):
-            return bytes(map(self.roles[first[0]].__getitem__, ports))
-        return bytes(map(getitem, map(self.roles.__getitem__, families), ports))
+        # Two ports in front: of less than two values itemgetter makes no tuple.
+        roles = bytes(itemgetter(0, 0, *batch.local_ports())(self.roles)[2:])
+        families = batch.families().translate(_MARKS)
+        marked = int.from_bytes(roles, "big") | int.from_bytes(families, "big")
+        return marked.to_bytes(len(batch), "big").translate(_ROLES)
 
     def inbound(self, batch: Batch) -> bytes:
         """1 for each inbound connection of a batch, 0 for each outbound one."""
@@ -101,10 +118,8 @@ class ListeningMemory:
 
 
 def _serve_alike(before: Sequence[Row], rows: Sequence[Row]) -> bool:
-    if len(before) != len(rows):
-        return False
-    changed = compress(zip(before, rows, strict=True), map(is_not, before, rows))
-    return all(_served(old) == _served(new) for old, new in changed)
+    changed = changes(before, rows)
+    return changed is not None and all(_served(old) == _served(new) for old, new in changed)
 
 
 def _served(row: Row) -> tuple[object, ...]:
@@ -114,7 +129,11 @@ def _served(row: Row) -> tuple[object, ...]:
 @lru_cache(maxsize=4)
 def _roles_of_unused(ephemeral: bytes) -> bytes:
     """The roles of ports that nobody listens on."""
-    return ephemeral.translate(bytes([OUTBOUND_FIXED, *[OUTBOUND_EPHEMERAL] * 255]))
+    fixed, free = (
+        sum(role << shift for shift in _SHIFTS.values())
+        for role in (OUTBOUND_FIXED, OUTBOUND_EPHEMERAL)
+    )
+    return ephemeral.translate(bytes([fixed, *[free] * 255]))
 
 
 def _families_served(listener: Row) -> tuple[Family, ...]:

@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from snapshots import listener
 
-from sockwatch.observe.services import Services, fold, services
+from sockwatch.observe import services as services_module
+from sockwatch.observe.ranking import Ranking, Services
+from sockwatch.observe.services import Namer, ServiceMemory, told_apart
 from sockwatch.observe.snapshot import OTHER, Listener, ServiceKey
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
@@ -25,8 +28,12 @@ def unit_of(cgroup: int) -> str:
 def found(
     counted: Mapping[ServicePort, int], listening: Iterable[Listener] = ()
 ) -> dict[ServiceKey, dict[State, int]]:
-    named = services(counted.items(), tuple(listening), unit_of)
+    named, _ = told_apart(counted, {}, tuple(listening), unit_of, limit=1_000)
     return {key: dict(states) for key, states in named.items()}
+
+
+def fold(found: Services, limit: int, shown: Iterable[ServiceKey] = ()) -> tuple[Services, int]:
+    return Ranking(found).fold({}, limit, frozenset(shown))
 
 
 def inbound(port: int | str, unit: str = "") -> ServiceKey:
@@ -239,3 +246,95 @@ def test_without_a_change_the_same_services_are_shown(
         shown = frozenset(kept)
         seen.add(shown)
     assert len(seen) == 1
+
+
+# From pass to pass
+
+PORTS = st.builds(
+    ServicePort,
+    st.sampled_from(Direction),
+    st.integers(1, 6),
+    st.integers(0, 3),
+    st.sampled_from(State),
+)
+HEALTHY = (State.ESTABLISHED, State.TIME_WAIT)
+NUMBERS = st.integers(1, 99)
+BULK = st.dictionaries(PORTS.filter(lambda port: port.state in HEALTHY), NUMBERS, max_size=20)
+WATCHED = st.dictionaries(PORTS.filter(lambda port: port.state not in HEALTHY), NUMBERS, max_size=6)
+LISTENING = st.lists(
+    st.builds(
+        lambda port, unit, queue, lent: replace(listener(port, unit, queue=queue), lent=lent),
+        st.integers(1, 6),
+        st.sampled_from(["", "web.service", "db.service"]),
+        st.integers(0, 3),
+        st.sampled_from([(), (3,)]),
+    ),
+    max_size=4,
+)
+
+
+class Pass(NamedTuple):
+    """What a pass sees; without `bulk` it is a watch."""
+
+    watched: dict[ServicePort, int]
+    bulk: dict[ServicePort, int] | None
+    listening: list[Listener]
+    unit: str
+    """The name of the first cgroup."""
+
+    def unit_of(self, cgroup: int) -> str:
+        return self.unit if cgroup == 1 else unit_of(cgroup)
+
+
+PASSES = st.lists(
+    st.builds(Pass, WATCHED, st.none() | BULK, LISTENING, st.sampled_from(["", "new.service"])),
+    max_size=6,
+)
+
+
+def dullness(
+    key: ServiceKey, states: Mapping[State, int], shown: frozenset[ServiceKey]
+) -> tuple[bool, int, bool, bool, int]:
+    """The less of it, the rather a service is told apart."""
+    total = sum(states.values())
+    trouble = total - sum(states.get(state, 0) for state in HEALTHY)
+    left_over = key.direction is OUTBOUND and states.keys() == {State.TIME_WAIT}
+    return left_over, -trouble, not states, key not in shown, -total
+
+
+@settings(deadline=None)
+@given(PASSES, st.integers(1, 12))
+def test_what_is_kept_of_the_last_pass_is_right_now(passes: list[Pass], limit: int) -> None:
+    memory, bulk = ServiceMemory(), dict[ServicePort, int]()
+    shown = frozenset[ServiceKey]()
+    for seen in passes:
+        bulk = bulk if seen.bulk is None else seen.bulk
+        kept, folded = memory(seen.watched, bulk, seen.listening, seen.unit_of, limit)
+        whole, _ = told_apart(seen.watched, bulk, seen.listening, seen.unit_of, 1_000)
+        apart = {key: states for key, states in kept.items() if key.port != OTHER}
+        assert apart == {key: whole[key] for key in apart}
+        assert totals(kept) == totals(whole)
+        assert folded == len(whole) - len(apart)
+        every = sorted(dullness(key, states, shown) for key, states in whole.items())
+        assert sorted(dullness(key, whole[key], shown) for key in apart) == every[:limit]
+        shown = frozenset(kept)
+
+
+def test_what_a_census_counted_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[tuple[int, int]] = []
+
+    class Noting(Namer):
+        def __call__(self, direction: Direction, port: int, cgroup: int) -> ServiceKey:
+            named.append((port, cgroup))
+            return super().__call__(direction, port, cgroup)
+
+    monkeypatch.setattr(services_module, "Namer", Noting)
+    memory, doors = ServiceMemory(), [listener(80, "web.service")]
+    bulk = {ServicePort(OUTBOUND, port, 1, State.ESTABLISHED): 1 for port in range(1, 100)}
+    sick = {ServicePort(INBOUND, 80, 1, State.CLOSE_WAIT): 1}
+    for _ in range(3):
+        memory(sick, bulk, doors, unit_of, 10)
+        doors = [replace(doors[0], queue=3)]
+    assert sorted(named) == sorted([(port.port, 1) for port in bulk] + [(80, 1)] * 3)
+    memory({}, dict(bulk), doors, unit_of, 10)
+    assert len(named) == len(bulk) + 3
