@@ -2,9 +2,10 @@
 
 Theory of operation. Stuck connections are packed in columns (see `Marked`), and there may be
 200,000 of them. A search walks over the columns once and collects by what they have in common
-since when those connections are stuck that the filter admits. Services are named once for each
-combination of direction, port and cgroup. Then it is known when the oldest ones entered that are
-to be told one by one; only these are looked for again, and decoded.
+since when those connections are stuck that the filter admits; mostly a whole batch has all of it
+in common, which its columns tell at once. Services are named once for each combination of
+direction, port and cgroup. Then it is known when the oldest ones entered that are to be told one
+by one; only these are looked for again, and decoded.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nsmallest
-from itertools import chain, compress, count, repeat
+from itertools import chain, compress, count, islice, repeat
 from math import inf
+from operator import and_, eq, lt
 from socket import inet_ntop, ntohs
 from struct import Struct
 from typing import Final
@@ -38,8 +40,8 @@ _INODE: Final = 17
 _SIZES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
 _DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
 
-_Key = tuple[State, int, int, int, int]
-"""State, inbound flag, raw port of the service, cgroup, code of the cause."""
+_Key = tuple[State, int, int, int, int, int]
+"""State, inbound flag, raw port of the service, cgroup, code of the cause, stride."""
 _Place = tuple[float, int, int, int]
 """Moment of entry, number of the search, number of the batch in it, position in that."""
 
@@ -49,15 +51,8 @@ def find_leaks(views: Iterable[NamespaceView], wanted: Filter) -> Leaks | None:
     searches = [_Search(view, view.stuck, wanted) for view in views if view.stuck is not None]
     if not searches:
         return None
-    moments = chain.from_iterable(search.moments() for search in searches)
-    oldest = nsmallest(wanted.limit, moments)
-    places = chain.from_iterable(
-        search.places(number, oldest[-1]) for number, search in enumerate(searches) if oldest
-    )
-    sockets = [
-        searches[number].leak(batch, index)
-        for _, number, batch, index in nsmallest(wanted.limit, places)
-    ]
+    oldest = _oldest(searches, wanted)
+    sockets = (searches[number].leak(batch, at) for _, number, batch, at in oldest)
     groups = chain.from_iterable(search.groups() for search in searches)
     stride = max(search.stride for search in searches)
     return Leaks(tuple(sorted(groups, key=_order)), tuple(sockets), stride)
@@ -65,6 +60,21 @@ def find_leaks(views: Iterable[NamespaceView], wanted: Filter) -> Leaks | None:
 
 def _order(group: Group) -> tuple[bool, int, float, Group]:
     return not group.leaking, -group.connections, -group.oldest, group
+
+
+def _oldest(searches: Sequence[_Search], wanted: Filter) -> list[_Place]:
+    """Those that are told one by one; of what entered at the same moment, what was read first."""
+    moments = nsmallest(wanted.limit, chain.from_iterable(each.moments() for each in searches))
+    if not moments:
+        return []
+    oldest = sorted(_places(searches, moments[-1], same=False))
+    others = _places(searches, moments[-1], same=True)
+    return [*oldest, *islice(others, len(moments) - len(oldest))]
+
+
+def _places(searches: Sequence[_Search], moment: float, *, same: bool) -> Iterator[_Place]:
+    for number, search in enumerate(searches):
+        yield from search.places(number, moment, same=same)
 
 
 class _Services(dict[_Key, ServiceKey | None]):
@@ -77,7 +87,7 @@ class _Services(dict[_Key, ServiceKey | None]):
         self._wanted = wanted
 
     def __missing__(self, key: _Key) -> ServiceKey | None:
-        _, inbound, raw_port, cgroup, _ = key
+        _, inbound, raw_port, cgroup, *_ = key
         service = self.name(_DIRECTIONS[inbound], ntohs(raw_port), cgroup)
         grouped = self._folded(service)
         self[key] = grouped if self._wanted.admits(service, grouped) else None
@@ -99,83 +109,86 @@ class _Search:
         self._stuck = stuck
         self._wanted = wanted
         self._services = _Services(view, stuck.units, wanted)
-        self._batches = [
-            (number, marked)
-            for number, marked in enumerate(stuck.marked)
-            if wanted.state in {None, marked.state}
-        ]
+        self._masks: dict[int, Sequence[int]] = {}
+        """Which connections of a batch are wanted, by its number."""
         self._found: defaultdict[_Key, list[float]] = defaultdict(list)
         """Moments of entry of all that is wanted."""
-        self._held: Counter[tuple[_Key, Process]] = Counter()
-        for _, marked in self._batches:
-            self._take(marked)
+        self._held: defaultdict[_Key, list[Process]] = defaultdict(list)
+        """Who holds it, as often as there are connections."""
+        for number, marked in enumerate(stuck.marked):
+            if wanted.state in {None, marked.state} and marked.moments:
+                self._take(number, marked)
 
-    def _take(self, marked: Marked) -> None:
-        keys, found = _keys(marked), self._found
-        mask = self._mask(marked, keys)
-        for key, moment in zip(compress(keys, mask), compress(marked.moments, mask), strict=True):
-            found[key].append(moment)
+    def _take(self, number: int, marked: Marked) -> None:
+        alike = _common_key(marked)
+        keys = [alike] * len(marked.moments) if alike else _keys(marked)
+        self._masks[number] = mask = self._mask(marked, keys, alike)
+        if alike:
+            if any(mask):
+                self._found[alike] += compress(marked.moments, mask)
+        else:
+            for key, moment in compress(zip(keys, marked.moments, strict=True), mask):
+                self._found[key].append(moment)
         owners = self._stuck.owners
-        if not owners:
-            return
-        for key, inode in zip(compress(keys, mask), compress(_inodes(marked), mask), strict=True):
-            if inode in owners:
-                self._held.update((key, process) for process in owners[inode].processes)
+        if owners and not owners.keys().isdisjoint(inodes := _inodes(marked)):
+            for key, inode in compress(zip(keys, inodes, strict=True), mask):
+                if inode in owners:
+                    self._held[key] += owners[inode].processes
 
-    def _mask(self, marked: Marked, keys: Sequence[_Key] | None = None) -> Sequence[int]:
-        """Which connections are wanted; their keys are made if need be."""
+    def _mask(self, marked: Marked, keys: Sequence[_Key], alike: _Key | None) -> Sequence[int]:
+        """Which connections are wanted."""
         taken, older_than, services = self._stuck.taken, self._wanted.older_than, self._services
-        if self._wanted.port is None and self._wanted.unit is None and not older_than:
-            return bytes([True]) * len(marked.moments)
-        return [
-            services[key] is not None and taken - moment >= older_than
-            for key, moment in zip(keys or _keys(marked), marked.moments, strict=True)
-        ]
+        every = bytes([True]) * len(keys)
+        if self._wanted.port is not None or self._wanted.unit is not None:
+            if alike:
+                every = every if services[alike] else bytes(len(keys))
+            else:
+                every = bytes([services[key] is not None for key in keys])
+        if not older_than:
+            return every
+        return [*map(and_, every, [taken - moment >= older_than for moment in marked.moments])]
 
     def moments(self) -> Iterator[float]:
         """Since when, for each connection that is wanted."""
         return chain.from_iterable(self._found.values())
 
-    def places(self, number: int, latest: float) -> Iterator[_Place]:
-        """Where those are that entered their state at `latest` or before."""
-        for batch, marked in self._batches:
-            if min(marked.moments, default=inf) <= latest:
-                places = zip(marked.moments, repeat(number), repeat(batch), count(), strict=False)
-                wanted = compress(places, self._mask(marked))
-                yield from (place for place in wanted if place[0] <= latest)
+    def places(self, number: int, moment: float, *, same: bool) -> Iterator[_Place]:
+        """Where those are that are wanted and entered before a moment, or at that very one."""
+        for batch, mask in self._masks.items():
+            moments = self._stuck.marked[batch].moments
+            if moment in moments if same else min(moments) < moment:
+                hits = map(eq if same else lt, moments, repeat(moment))
+                for at in compress(count(), map(and_, mask, hits)):
+                    yield moments[at], number, batch, at
 
     def groups(self) -> Iterator[Group]:
         """What was counted."""
         numbers: Counter[StuckKey] = Counter()
         since: dict[StuckKey, float] = {}
-        held: dict[StuckKey, Counter[Process]] = {}
+        held: defaultdict[StuckKey, Counter[Process]] = defaultdict(Counter)
         for key, moments in self._found.items():
-            name, earliest = self._name(key), min(moments)
-            numbers[name] += len(moments)
+            name, earliest, stride = self._name(key), min(moments), key[-1]
+            numbers[name] += len(moments) * stride
             since[name] = min(earliest, since.get(name, inf))
-        for (key, process), number in self._held.items():
-            held.setdefault(self._name(key), Counter())[process] += number
+            for process, number in Counter(self._held[key]).items():
+                held[name][process] += number * stride
         for name, number in numbers.items():
             yield Group(
                 self._netns,
                 *name,
-                connections=number * self.stride,
+                connections=number,
                 oldest=self._stuck.taken - since[name],
                 at_least=since[name] in self._stuck.lower_bounds,
-                shares=self._shares(held.get(name, Counter())),
+                shares=_shares(held[name]),
             )
-
-    def _shares(self, held: Counter[Process]) -> tuple[Share, ...]:
-        ordered = sorted(held.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(Share(process, number * self.stride) for process, number in ordered)
 
     def _name(self, key: _Key) -> StuckKey:
         service = self._services[key]
         assert service is not None  # noqa: S101  only what is wanted is counted
-        return StuckKey(service, key[0], ALL[key[-1]])
+        return StuckKey(service, key[0], ALL[key[-2]])
 
     def leak(self, batch: int, index: int) -> Leak:
-        """A connection that `walk` told of."""
+        """A connection that `places` told of."""
         stuck, marked = self._stuck, self._stuck.marked[batch]
         family, local_port, remote_port, local, remote, uid, inode = _RECORD.unpack_from(
             marked.records, index * _RECORD.size
@@ -204,13 +217,38 @@ class _Search:
         )
 
 
+def _shares(held: Counter[Process]) -> tuple[Share, ...]:
+    ordered = sorted(held.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Share(process, number) for process, number in ordered)
+
+
+def _ports(marked: Marked, at: int) -> list[int]:
+    """Local or remote ports, as read natively."""
+    return memoryview(marked.records).cast("H")[at::_HALF_WORDS].tolist()
+
+
+def _common_key(marked: Marked) -> _Key | None:
+    """What all connections of a batch have in common, `None` if they differ."""
+    inbound, cgroup, cause = marked.inbound[0], marked.cgroups[0], marked.causes[0]
+    number = len(marked.moments)
+    counts = {
+        marked.inbound.count(inbound),
+        marked.causes.count(cause),
+        marked.cgroups.count(cgroup),
+    }
+    if counts != {number}:
+        return None
+    ports = _ports(marked, _LOCAL_PORT if inbound else _REMOTE_PORT)
+    if ports.count(ports[0]) != number:
+        return None
+    return marked.state, inbound, ports[0], cgroup, cause, marked.stride
+
+
 def _keys(marked: Marked) -> list[_Key]:
-    half_words = memoryview(marked.records).cast("H")
-    local = half_words[_LOCAL_PORT::_HALF_WORDS].tolist()
-    remote = half_words[_REMOTE_PORT::_HALF_WORDS].tolist()
+    local, remote = _ports(marked, _LOCAL_PORT), _ports(marked, _REMOTE_PORT)
     sides = zip(marked.inbound, local, remote, strict=True)
     ports = [here if inbound else there for inbound, here, there in sides]
-    columns = (marked.inbound, ports, marked.cgroups, marked.causes)
+    columns = (marked.inbound, ports, marked.cgroups, marked.causes, repeat(marked.stride))
     return [*zip(repeat(marked.state), *columns, strict=False)]
 
 

@@ -74,18 +74,18 @@ class Entry(NamedTuple):
         return description(row, self.state)
 
 
-def packed(entries: Iterable[Entry], batch: int = 3) -> tuple[Marked, ...]:
+def packed(entries: Iterable[Entry], batch: int = 3, stride: int = 1) -> tuple[Marked, ...]:
     """In batches of one state and protocol, in the order in which they come."""
     found = []
     for (state, _), some in groupby(entries, key=lambda entry: (entry.state, entry.multipath)):
         rest = [*some]
         while rest:
-            found.append(_marked(state, rest[:batch]))
+            found.append(_marked(state, rest[:batch], stride))
             rest = rest[batch:]
     return tuple(found)
 
 
-def _marked(state: State, entries: Sequence[Entry]) -> Marked:
+def _marked(state: State, entries: Sequence[Entry], stride: int) -> Marked:
     return Marked(
         state,
         b"".join(entry.record for entry in entries),
@@ -94,6 +94,7 @@ def _marked(state: State, entries: Sequence[Entry]) -> Marked:
         bytes(entry.inbound for entry in entries),
         bytes(ALL.index(entry.cause) for entry in entries),
         entries[0].multipath,
+        stride,
     )
 
 
@@ -120,7 +121,7 @@ def stuck(
         oldest={},
         ages={},
         limits={},
-        marked=packed(entries, batch),
+        marked=packed(entries, batch, stride),
         units=UNITS,
         taken=TAKEN,
         lower_bounds=frozenset(TAKEN - age for age in bounds),
