@@ -143,6 +143,77 @@ def test_after_a_reboot_ages_begin_anew(machine: Machine) -> None:
     assert (ages(stuck), at_least(stuck)) == ({3.0: 1}, {3.0})
 
 
+# While it runs
+
+
+@pytest.mark.parametrize("step", [-86_400.0, 3_600.0])
+def test_a_step_of_the_wall_clock_makes_nobody_older_or_younger(
+    machine: Machine, step: float
+) -> None:
+    machine.rows = [close_wait(1)]
+    poller = machine.poller()
+    machine.watched(poller, 30)
+    machine.time.wall += step
+    machine.rows.append(close_wait(2))
+    stuck = machine.watched(poller, 30)
+    assert (ages(stuck), at_least(stuck)) == ({60.0: 1, 30.0: 1}, {60.0})
+
+
+def test_passes_that_fail_take_no_age_away(machine: Machine) -> None:
+    """And what comes up while two of them fail is as old as the first that succeeds."""
+    machine.rows = [close_wait(1)]
+    poller = machine.poller()
+    machine.watched(poller, 10)
+    machine.damaged = True
+    machine.watched(poller, 2)
+    machine.damaged = False
+    machine.rows.append(close_wait(2))
+    stuck = machine.watched(poller, 5)
+    assert (ages(stuck), at_least(stuck)) == ({17.0: 1, 5.0: 1}, {17.0})
+
+
+def test_what_comes_up_while_no_pass_is_made_may_be_older(machine: Machine) -> None:
+    """As if the daemon had been stopped for a while (SIGSTOP, a frozen cgroup, a busy host)."""
+    machine.rows = [close_wait(1)]
+    poller = machine.poller()
+    machine.watched(poller, 10)
+    machine.time.move(100)
+    machine.rows.append(close_wait(2))
+    stuck = machine.watched(poller, 5)
+    assert (ages(stuck), at_least(stuck)) == ({115.0: 1, 5.0: 1}, {115.0, 5.0})
+
+
+def test_the_time_that_a_host_sleeps_is_no_time_to_close_in(machine: Machine) -> None:
+    """CLOCK_MONOTONIC stands still while the host is suspended, and so do its applications."""
+    machine.rows = [close_wait(1)]
+    poller = machine.poller()
+    machine.watched(poller, 30)
+    machine.time.wall += 8 * 3600
+    stuck = machine.watched(poller, 1)
+    assert (ages(stuck), sum(stuck.connections.values())) == ({31.0: 1}, 0)
+
+
+def test_a_dump_that_misses_a_connection_once_does_not_end_it(machine: Machine) -> None:
+    """Twice does, and an address that is used again is another connection."""
+    machine.rows = [close_wait(1)]
+    poller = machine.poller()
+    machine.watched(poller, 10)
+    for missed, age in ((1, 12.0), (2, 0.0)):
+        machine.rows = []
+        for _ in range(missed):
+            machine.time.move(1)
+            machine.watched(poller)
+        machine.time.move(1)
+        machine.rows = [close_wait(1)]
+        assert ages(machine.watched(poller)) == {age: 1}
+    machine.rows = [close_wait(1)._replace(cookie=2)]
+    machine.time.move(1)
+    assert ages(machine.watched(poller)) == {0.0: 1}
+
+
+# What is kept
+
+
 def test_what_was_written_before_is_replaced(machine: Machine) -> None:
     machine.rows = [close_wait(1)]
     with closing(machine.poller()) as poller:
