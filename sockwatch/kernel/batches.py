@@ -13,17 +13,19 @@ from sockwatch.kernel.rows import read_rows
 from sockwatch.kernel.wire import (
     DUMP_UNFINISHED,
     MESSAGE,
-    STATE_AT,
     Dump,
     Kind,
     aligned,
     check_message,
 )
-from sockwatch.tcp.batch import Batch
+from sockwatch.tcp.batch import Batch, Remote
 from sockwatch.tcp.records import Row
-from sockwatch.tcp.states import Family, State
+from sockwatch.tcp.states import State
 
-_WORDS: Final = Struct("=4I")
+_ADDRESS_BYTES: Final = 16
+_LIKENESS: Final = Struct("=IH11xB")
+_Likeness = tuple[int, ...]
+"""Of a message: its length, its type, and the state of the socket."""
 
 
 def batches(dump: Dump) -> Iterator[Batch]:
@@ -56,18 +58,43 @@ def _batches_of_mixture(datagram: memoryview, sequence: int) -> tuple[list[Batch
 
 
 def _sorted(datagram: memoryview, sequence: int) -> tuple[Iterable[bytes], bool]:
-    """The messages of a datagram by length and state, and whether it ends the dump."""
-    kinds: dict[tuple[int, int], list[memoryview]] = {}
-    at, done = 0, False
-    while at < len(datagram) and not done:
-        end, kind = check_message(datagram, at, sequence)
-        next_at = aligned(end)
-        if kind is Kind.ROW:
-            key = end - at, datagram[at + STATE_AT]
-            kinds.setdefault(key, []).append(datagram[at:next_at])
-        done = kind is Kind.END
-        at = next_at
-    return map(b"".join, kinds.values()), done
+    """The messages of a datagram by length and state, and whether it ends the dump.
+
+    Only the first of those that are alike is checked; `Table.of` compares the others with it.
+    """
+    kinds: dict[_Likeness, list[memoryview]] = {}
+    at, kind = 0, Kind.NOTHING
+    while at < len(datagram) and kind is not Kind.END:
+        likeness = _likeness(datagram, at)
+        if likeness not in kinds:
+            end, kind = check_message(datagram, at, sequence)
+            if kind is not Kind.ROW:
+                at = aligned(end)
+                continue
+            kinds[likeness] = []
+        end = _end_of_run(datagram, at, likeness)
+        kinds[likeness].append(datagram[at:end])
+        at = end
+    return map(b"".join, kinds.values()), kind is Kind.END
+
+
+def _likeness(datagram: memoryview, at: int) -> _Likeness:
+    """Of the message at `at`; nothing is like one that is not whole."""
+    if len(datagram) - at >= _LIKENESS.size:
+        found = _LIKENESS.unpack_from(datagram, at)
+        if found[0] <= len(datagram) - at:
+            return found
+    return ()
+
+
+def _end_of_run(datagram: memoryview, at: int, likeness: _Likeness) -> int:
+    """Where the messages end that are like the one at `at`."""
+    step = aligned(likeness[0])
+    last = len(datagram) - step
+    at += step
+    while at <= last and _LIKENESS.unpack_from(datagram, at) == likeness:
+        at += step
+    return at
 
 
 def _batches_of_kind(messages: bytes, sequence: int) -> Iterator[Batch]:
@@ -107,11 +134,11 @@ class RowBatch:
     def remote_ports(self) -> Sequence[int]:
         return [htons(row.destination_port) for row in self.rows]
 
-    def address_words(self) -> Sequence[Sequence[int]]:
-        pairs = ((row.source, row.destination) for row in self.rows)
-        rows = [_WORDS.unpack(_padded(a)) + _WORDS.unpack(_padded(b)) for a, b in pairs]
-        only_inet = all(row.family is Family.INET for row in self.rows)
-        return [*zip(*rows, strict=True)][:: 4 if only_inet else 1]
+    def remotes(self) -> Iterator[Remote]:
+        for row in self.rows:
+            port = row.destination_port.to_bytes(2, "big")
+            addresses = _padded(row.source) + _padded(row.destination)
+            yield row.family, port + addresses, row.cgroup or 0
 
     def cookies(self) -> Sequence[int]:
         return [row.cookie or 0 for row in self.rows]
@@ -139,7 +166,7 @@ class RowBatch:
 
 
 def _padded(address: bytes) -> bytes:
-    return address.ljust(_WORDS.size, b"\0")
+    return address.ljust(_ADDRESS_BYTES, b"\0")
 
 
 def _record(row: Row) -> bytes:

@@ -3,9 +3,9 @@
 Theory of operation. Messages that have the same length and carry the same attributes form a
 table: every field is a column, a slice of the buffer with the message length as its stride.
 Columns are compared, looked up and counted by loops that run in C, and so a row costs a fraction
-of what the kernel spends on it. A dump of one state is such a table throughout, because what the
-kernel appends to a record depends only on the kind of socket and on our capabilities. Datagrams
-that mix kinds are sorted into tables first (see `batches`).
+of what the kernel spends on it. A dump of established connections is one throughout: what the
+kernel appends to a record depends only on the kind of socket and on our capabilities. Where kinds
+come mixed they are sorted into tables first (see `batches`).
 
 Nothing is assumed. The first message is taken apart attribute by attribute; then every header in
 it, those of the attributes included, must have the same value in all other messages.
@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import repeat
+from operator import add
 from struct import Struct
 from typing import ClassVar, Final
 
@@ -29,6 +31,7 @@ from sockwatch.kernel.wire import (
     Kind,
     check_message,
 )
+from sockwatch.tcp.batch import Remote
 from sockwatch.tcp.states import Family, State
 
 _WORD: Final = 4
@@ -38,11 +41,10 @@ _RETRANSMITS_AT: Final = HEADER.size + 3
 _PORTS_AT: Final = HEADER.size + 4
 """Where struct inet_diag_sockid begins: source and destination port, two bytes each."""
 
+_REMOTE: Final = range(_PORTS_AT + 2, _PORTS_AT + 36)
+"""Destination port, source address, destination address."""
+
 # Words of struct inet_diag_msg, counted from the start of the message.
-_ADDRESSES: Final = range(6, 14)
-"""Source and destination address, four words each."""
-_ADDRESSES_INET: Final = (6, 10)
-"""What of them IPv4 uses."""
 _COOKIE: Final = 15
 _EXPIRES: Final = 17
 _RECEIVE_QUEUE: Final = 18
@@ -102,9 +104,9 @@ class Table:
     def remote_ports(self) -> Sequence[int]:
         return self._half_words(_PORTS_AT // 2 + 1)
 
-    def address_words(self) -> Sequence[Sequence[int]]:
-        only_inet = not self.families().strip(_INET)
-        return [self._words(at) for at in (_ADDRESSES_INET if only_inet else _ADDRESSES)]
+    def remotes(self) -> Iterator[Remote]:
+        found = _remote_in(self.length, self.cgroup).iter_unpack(self.messages)
+        return found if self.cgroup is not None else map(add, found, repeat((0,)))
 
     def cookies(self) -> Sequence[int]:
         return self._long_words(_COOKIE)
@@ -150,7 +152,6 @@ class Table:
         return [upper << 32 | lower for lower, upper in zip(low, high.tolist(), strict=True)]
 
 
-_INET: Final = bytes([Family.INET])
 _FAMILIES: Final = bytes(Family)
 
 
@@ -158,6 +159,16 @@ _FAMILIES: Final = bytes(Family)
 def _record_in(length: int) -> Struct:
     """Takes struct inet_diag_msg out of messages of that length."""
     return Struct(f"{HEADER.size}x {MESSAGE.size}s {length - ATTRIBUTES_AT}x")
+
+
+@cache
+def _remote_in(length: int, cgroup: int | None) -> Struct:
+    """Takes the family, `_REMOTE` and the cgroup id out of messages of that length."""
+    fields = f"{_FAMILY_AT}x B {_REMOTE.start - _FAMILY_AT - 1}x {len(_REMOTE)}s"
+    if cgroup is None:
+        return Struct(f"={fields} {length - _REMOTE.stop}x")
+    at = cgroup * _WORD
+    return Struct(f"={fields} {at - _REMOTE.stop}x Q {length - at - 2 * _WORD}x")
 
 
 def _constant(column: memoryview) -> bool:

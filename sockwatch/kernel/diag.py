@@ -9,7 +9,9 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
+from struct import Struct
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -28,8 +30,11 @@ from sockwatch.tcp.states import Family
 
 IPPROTO_MPTCP: Final = 262
 """`include/uapi/linux/in.h`."""
-BUFFER_BYTES: Final = 64 * 1024
+DATAGRAM_BYTES: Final = 64 * 1024
 """Twice what the kernel puts into one datagram of a dump at most."""
+BUFFER_BYTES: Final = 4 * DATAGRAM_BYTES
+"""What is handed on at once at most: the more, the less often what follows starts anew."""
+_TIMEVAL: Final = Struct("@ll")
 _RECEIVE_BUFFER_BYTES: Final = 256 * 1024
 """SO_RCVBUF; some stable kernels of mid-2025 refuse to dump into less than 128 KiB."""
 
@@ -168,7 +173,7 @@ class DiagSocket:
             )
         except OSError as error:
             raise _failure(error, "opening a sock_diag socket") from error
-        self._socket.settimeout(timeout)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._sequences = count(1)
@@ -191,7 +196,7 @@ class DiagSocket:
     def dump(self, query: Query) -> Dump:
         """Begin a dump.
 
-        Its datagrams must be read to the end of the dump before the next begins.
+        Its replies must be read to the end of the dump before the next begins.
 
         Raises:
             PassFailure: at once or while reading, the dump must be discarded.
@@ -201,26 +206,45 @@ class DiagSocket:
             self._socket.send(dump_request(query, sequence))
         except OSError as error:
             raise _failure(error, "asking for a socket dump") from error
-        return Dump(sequence, self._datagrams())
+        return Dump(sequence, self._replies())
 
-    def _datagrams(self) -> Iterator[memoryview]:
+    def _replies(self) -> Iterator[memoryview]:
         while True:
             try:
-                yield self._receive()
+                yield self._buffer[: self._receive()]
             except OSError as error:
                 raise _failure(error, "receiving a socket dump") from error
 
-    def _receive(self) -> memoryview:
+    def _receive(self) -> int:
+        """Wait for a datagram and take those that are there already; the size of all.
+
+        The kernel makes the next one of a dump while it hands one out, so that nothing more is
+        there only at the end.
+        """
+        size = self._receive_at(0)
+        with suppress(BlockingIOError):
+            while len(self._buffer) - size >= DATAGRAM_BYTES:
+                size += self._receive_at(size, socket.MSG_DONTWAIT)
+        return size
+
+    def _receive_at(self, at: int, flags: int = 0) -> int:
         while True:
-            size, _, flags, sender = self._socket.recvmsg_into([self._buffer])
+            room = self._buffer[at : at + DATAGRAM_BYTES]
+            size: int
+            size, _, flagged, sender = self._socket.recvmsg_into([room], 0, flags)
             if sender[0] != 0:  # only the kernel speaks with port id 0
                 continue
-            if flags & socket.MSG_TRUNC:
-                raise PassFailure(Cause.TRUNCATED, f"datagram larger than {BUFFER_BYTES} bytes")
-            return self._buffer[:size]
+            if flagged & socket.MSG_TRUNC:
+                raise PassFailure(Cause.TRUNCATED, f"datagram larger than {len(room)} bytes")
+            return size
+
+
+def _timeval(seconds: float) -> bytes:
+    """For SO_RCVTIMEO, a struct timeval: a timeout of Python's costs a poll() for each reply."""
+    whole = int(seconds)
+    return _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
 
 
 def _failure(error: OSError, doing: str) -> PassFailure:
-    """The named failure behind an OSError; a timeout carries no errno."""
-    number = errno.EAGAIN if isinstance(error, TimeoutError) else error.errno
-    return PassFailure.of_errno(number or errno.EIO, doing)
+    """The named failure behind an OSError."""
+    return PassFailure.of_errno(error.errno or errno.EIO, doing)

@@ -43,7 +43,9 @@ CLOSING: Final = (
     State.LAST_ACK,
     State.CLOSING,
 )
-"""States that every pass looks at; a census also at ESTABLISHED."""
+"""States that every pass looks at."""
+CONNECTED: Final = (State.ESTABLISHED,)
+"""States that only a census looks at."""
 
 _PROTOCOLS: Final = {"MPTCP": Family.INET, "MPTCPv6": Family.INET6}
 _SOCKETS: Final = 2

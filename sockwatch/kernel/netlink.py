@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 from sockwatch.kernel.batches import batches
 from sockwatch.kernel.diag import DiagSocket, Dumper, Query
 from sockwatch.kernel.listeners import ListenerReader
-from sockwatch.kernel.multipath import CLOSING, MultipathReader, Subflows
+from sockwatch.kernel.multipath import CLOSING, CONNECTED, MultipathReader, Subflows
 from sockwatch.kernel.ports import ephemeral_flags
 from sockwatch.kernel.wire import mask
 from sockwatch.tcp.batch import Batch
@@ -37,9 +37,12 @@ WATCHED: Final = Query(
     )
 )
 BULK: Final = (State.ESTABLISHED, State.TIME_WAIT)
-"""The states of healthy connections, whose number follows the load: dumped apart, each alone,
-because messages of one state have one length, and left out of the watch pass altogether."""
-ESTABLISHED: Final = (State.ESTABLISHED,)
+"""The states of healthy connections, whose number follows the load: left out of the watch pass."""
+WATCHED_AND_TIME_WAIT: Final = Query(WATCHED.states | mask(State.TIME_WAIT))
+ESTABLISHED: Final = Query(mask(State.ESTABLISHED))
+"""What a census asks for in turn. Established connections alone have one length throughout and need
+no sorting; of the others there are few enough that to sort them costs less than a further walk of
+the kernel's tables."""
 WAITING_PORTS_LIMIT: Final = 64
 """Ports whose unaccepted connections are looked at in one watch: one dump serves all."""
 
@@ -80,21 +83,22 @@ class NetlinkSource:
     def watch(self, follower: Follower | None = None) -> Reading:
         """Read listeners, half-open and closing connections; see `Source.watch`."""
         with self._dumping() as dumper:
-            look = self._watch(dumper, follower)
+            look = self._begin(dumper, follower)
+            self._watch(dumper, look, WATCHED)
             return Reading(look.listeners, look.watched.finish())
 
     def census(self, follower: Follower | None = None) -> Reading:
         """Read every socket; see `Source.census`."""
         with self._dumping() as dumper:
-            look = self._watch(dumper, follower)
-            bulk = look.tally()
-            for connections in self._multipath.read(dumper, look.families or (), ESTABLISHED):
+            look = self._begin(dumper, follower)
+            look.bulk = bulk = look.tally()
+            self._watch(dumper, look, WATCHED_AND_TIME_WAIT)
+            for connections in self._multipath.read(dumper, look.families or (), CONNECTED):
                 look.subflows.of(connections)
                 bulk.add_multipath(connections, connections.state)
-            for state in BULK:
-                for batch in batches(dumper.dump(Query(mask(state)))):
-                    # Whatever it has become since it was selected: no other dump has it.
-                    look.count(batch, state, bulk)
+            for batch in batches(dumper.dump(ESTABLISHED)):
+                # Whatever it has become since it was selected: no other dump has it.
+                look.count(batch, State.ESTABLISHED, bulk)
             return Reading(look.listeners, look.watched.finish(), bulk.finish())
 
     def close(self) -> None:
@@ -103,23 +107,24 @@ class NetlinkSource:
             self._dumper.close()
             self._dumper = None
 
-    def _watch(self, dumper: Dumper, follower: Follower | None) -> _Look:
+    def _begin(self, dumper: Dumper, follower: Follower | None) -> _Look:
         listeners = self._listeners.read(dumper.dump(LISTENERS))
         listening = self._listening(listeners, ephemeral_flags())
         families = self._multipath.families(self._connect)
         look = _Look(listeners, listening, families, follower)
         if follower is not None:
             follower.begin(look.listening)
-        for connections in self._multipath.read(dumper, families or (), CLOSING):
+        return look
+
+    def _watch(self, dumper: Dumper, look: _Look, query: Query) -> None:
+        for connections in self._multipath.read(dumper, look.families or (), CLOSING):
             look.subflows.of(connections)
             look.watched.add_multipath(connections, connections.state)
             look.follow(connections)
-        for batch in batches(dumper.dump(WATCHED)):
-            if batch.state not in BULK:  # else it has moved on and belongs to the other dump
-                look.follow(look.count(batch, batch.state, look.watched))
-        if follower is not None:
+        for batch in batches(dumper.dump(query)):
+            look.take(batch)
+        if look.follower is not None:
             self._show_waiting(dumper, look)
-        return look
 
     def _show_waiting(self, dumper: Dumper, look: _Look) -> None:
         """Show the established connections of ports on which some have waited for accept().
@@ -136,7 +141,7 @@ class NetlinkSource:
         self._waiting = frozenset(waiting)
         if not again:
             return
-        for batch in batches(dumper.dump(Query(mask(State.ESTABLISHED), local_ports=again))):
+        for batch in batches(dumper.dump(ESTABLISHED._replace(local_ports=again))):
             if batch.state is State.ESTABLISHED:
                 look.follow(look.subflows.split(batch)[0])
 
@@ -165,12 +170,21 @@ class _Look:
         self.listening = listening
         self.families = families
         self.subflows = Subflows()
+        self.follower = follower
         self.watched = self.tally()
-        self._follower = follower
+        self.bulk: Tally | None = None
 
     def tally(self) -> Tally:
         """A tally of this pass, still empty."""
         return Tally(self.listening, multipath=self.families is not None)
+
+    def take(self, batch: Batch) -> None:
+        """Count and follow what a dump of watched states shows."""
+        if batch.state not in BULK:
+            self.follow(self.count(batch, batch.state, self.watched))
+        elif batch.state is State.TIME_WAIT and self.bulk is not None:
+            self.count(batch, batch.state, self.bulk)
+        # else it has moved on and belongs to another dump
 
     def count(self, batch: Batch, state: State, tally: Tally) -> Batch:
         """Count TCP sockets as being in `state`; those of them that are connections."""
@@ -182,5 +196,5 @@ class _Look:
 
     def follow(self, connections: Batch) -> None:
         """Show connections to whoever follows them."""
-        if self._follower is not None:
-            self._follower.add(connections)
+        if self.follower is not None:
+            self.follower.add(connections)

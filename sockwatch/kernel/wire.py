@@ -63,7 +63,7 @@ class Dump(NamedTuple):
     sequence: int
     """What every reply must answer to."""
     datagrams: Iterable[memoryview]
-    """Replies as received; each is valid until the next is taken."""
+    """Replies as received, one or more datagrams at a time, valid until the next are taken."""
 
 
 class Kind(Enum):

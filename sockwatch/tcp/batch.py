@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import Protocol
 
 from sockwatch.tcp.states import State
+
+Remote = tuple[int, bytes, int]
+"""Family; remote port, local address and remote address as they stand in the record, 34 bytes, of
+which IPv4 uses the first four of each address; id of the cgroup."""
 
 
 class Batch(Protocol):
@@ -42,11 +46,8 @@ class Batch(Protocol):
         """Remote ports, likewise."""
         ...
 
-    def address_words(self) -> Sequence[Sequence[int]]:
-        """Columns of the addresses' 32-bit words, read natively: source, then destination.
-
-        Two columns if all sockets are IPv4, else eight.
-        """
+    def remotes(self) -> Iterable[Remote]:
+        """What each is connected to, and who it belongs to."""
         ...
 
     def cookies(self) -> Sequence[int]:
@@ -111,8 +112,8 @@ class Chosen:
     def remote_ports(self) -> Sequence[int]:
         return self._chosen(self._batch.remote_ports())
 
-    def address_words(self) -> Sequence[Sequence[int]]:
-        return [self._chosen(words) for words in self._batch.address_words()]
+    def remotes(self) -> Iterable[Remote]:
+        return compress(self._batch.remotes(), self._mask)
 
     def cookies(self) -> Sequence[int]:
         return self._chosen(self._batch.cookies())

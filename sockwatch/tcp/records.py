@@ -71,9 +71,9 @@ class Destination(NamedTuple):
     port: int
 
 
-RawDestination = tuple[int, ...]
-"""A destination as counted, for there may be many and few are looked at: port and words of the
-addresses (two, or eight) as read natively; `tally.destination` tells what it stands for."""
+RawDestination = bytes
+"""A destination as counted, for there may be many and few are looked at: remote port, local and
+remote address in network order, 10 or 34 bytes; `tally.destination` tells what it stands for."""
 
 
 @dataclass(slots=True)

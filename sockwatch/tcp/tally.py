@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from itertools import compress
 from socket import ntohs
 from struct import Struct
+from sys import byteorder
 from typing import Final, TypeVar
 
-from sockwatch.tcp.batch import Batch
+from sockwatch.tcp.batch import Batch, Remote
 from sockwatch.tcp.listening import (
     INBOUND,
     NO_PORTS,
@@ -30,14 +31,13 @@ goes to a destination of its own."""
 DESTINATIONS_LIMIT: Final = 16_384
 """Destinations followed at most in each state (see `thin`)."""
 
-_INET_WORDS: Final = 2
-"""Address words of an IPv4 connection: one for each end."""
-_INET_DESTINATION: Final = 1 + _INET_WORDS
-"""Length of the key of an IPv4 destination."""
-_WORD: Final = Struct("=I")
-_ADDRESS: Final = Struct("=IIII")
+_INET: Final = Family.INET.value
+_PORT_BYTES: Final = 2
+_ADDRESS_BYTES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-_MAPPED_WORDS: Final = Struct("=III").unpack(_MAPPED)
+_LOCAL_END: Final = Struct("=B 3x H 2x 16s")
+"""Of struct inet_diag_msg (`include/uapi/linux/inet_diag.h`): family, local port as read natively,
+local address."""
 
 _WITHOUT_FILE: Final = {
     State.SYN_RECV: Unowned.HALF_OPEN,
@@ -54,6 +54,8 @@ _WITHOUT_FILE: Final = {
 
 Key = TypeVar("Key")
 _ByState = dict[State, Counter[Key]]
+_Side = tuple[int, int]
+"""Cgroup and port of a service, the port as read natively."""
 
 
 class Tally:
@@ -74,9 +76,9 @@ class Tally:
             resent=Counter() if unowned else None,
             multipath=Counter() if multipath else None,
         )
-        self._inbound: _ByState[tuple[int, ...]] = {}
-        self._outbound: _ByState[tuple[int, ...]] = {}
-        self._pending: _ByState[tuple[int, ...]] = {}
+        self._inbound: _ByState[_Side] = {}
+        self._outbound: _ByState[_Side] = {}
+        self._pending: _ByState[Remote] = {}
         """Outbound ones with what they use up ports against, not yet counted by both."""
 
     def add(self, batch: Batch, state: State) -> None:
@@ -89,9 +91,8 @@ class Tally:
     def add_subflows(self, batch: Batch, state: State) -> None:
         """Count sockets that are each a path of an MPTCP connection, and no connection."""
         _count_families(batch, state, self._counts.sockets)
-        keys = zip(batch.remote_ports(), *_address_columns(batch), strict=True)
         outbound = self._listening.roles_in(batch).translate(ONLY[OUTBOUND_EPHEMERAL])
-        thin(_add(self._counts.destinations, state, keys, outbound), DESTINATIONS_LIMIT)
+        self._reach(state, Counter(compress(batch.remotes(), outbound)))
 
     def add_multipath(self, batch: Batch, state: State) -> None:
         """Count MPTCP connections; it is their subflows that take ports."""
@@ -110,38 +111,42 @@ class Tally:
             sides = zip(cgroups, batch.remote_ports(), strict=True)
             _add(self._outbound, state, sides, roles.translate(ONLY[OUTBOUND_FIXED]))
         if OUTBOUND_EPHEMERAL in roles:
-            columns = (cgroups, batch.remote_ports(), *_address_columns(batch))
             mask = roles.translate(ONLY[OUTBOUND_EPHEMERAL])
-            pending = _add(self._pending, state, zip(*columns, strict=True), mask)
+            pending = _add(self._pending, state, batch.remotes(), mask)
             if len(pending) > PENDING_LIMIT:
                 self._settle(state, pending)
 
     def _add_half_open(self, batch: Batch) -> None:
-        ends = [*_local_ends(batch)]
-        self._counts.half_open.update(ends)
+        """Many of these go to one port where they are many at all."""
+        ends = [*map(_LOCAL_END.unpack_from, batch.records())]
+        _count_ends(ends, self._counts.half_open)
         if self._counts.resent is not None:
-            self._counts.resent.update(compress(ends, batch.retransmits()))
+            _count_ends(compress(ends, batch.retransmits()), self._counts.resent)
 
     def finish(self) -> Counts:
         """All that was counted."""
         for state, pending in self._pending.items():
             self._settle(state, pending)
-        for counted in self._counts.destinations.values():
-            _normalise(counted)
         self._name(Direction.INBOUND, self._inbound)
         self._name(Direction.OUTBOUND, self._outbound)
         return self._counts
 
-    def _settle(self, state: State, pending: Counter[tuple[int, ...]]) -> None:
+    def _settle(self, state: State, pending: Counter[Remote]) -> None:
         outbound = self._outbound.setdefault(state, Counter())
-        destinations = self._counts.destinations.setdefault(state, Counter())
-        for key, number in pending.items():
-            outbound[key[:2]] = outbound.get(key[:2], 0) + number
-            destinations[key[1:]] = destinations.get(key[1:], 0) + number
+        for (_, remote, cgroup), number in pending.items():
+            side = cgroup, int.from_bytes(remote[:_PORT_BYTES], byteorder)
+            outbound[side] = outbound.get(side, 0) + number
+        self._reach(state, pending)
         pending.clear()
+
+    def _reach(self, state: State, connections: Counter[Remote]) -> None:
+        destinations = self._counts.destinations.setdefault(state, Counter())
+        for (family, remote, _), number in connections.items():
+            key = _raw_destination(family, remote)
+            destinations[key] = destinations.get(key, 0) + number
         thin(destinations, DESTINATIONS_LIMIT)
 
-    def _name(self, direction: Direction, counted: _ByState[tuple[int, ...]]) -> None:
+    def _name(self, direction: Direction, counted: _ByState[_Side]) -> None:
         services = self._counts.services
         for state, keys in counted.items():
             for (cgroup, raw_port), number in keys.items():
@@ -155,11 +160,10 @@ def _add(counted: _ByState[Key], state: State, keys: Iterable[Key], mask: bytes)
     return counter
 
 
-def _local_ends(batch: Batch) -> Iterator[Endpoint]:
-    """One by one: half-open connections are few, or a flood that the kernel bounds."""
-    columns = zip(*_address_columns(batch), strict=True)
-    for port, words in zip(batch.local_ports(), columns, strict=True):
-        yield Endpoint(_addresses(words)[0], ntohs(port))
+def _count_ends(ends: Iterable[tuple[int, int, bytes]], into: Counter[Endpoint]) -> None:
+    for (family, raw_port, address), number in Counter(ends).items():
+        plain = plain_address(address[: _ADDRESS_BYTES[family]])
+        into[Endpoint(plain, ntohs(raw_port))] += number
 
 
 def _count_families(batch: Batch, state: State, into: Counter[tuple[Family, State]]) -> None:
@@ -182,26 +186,9 @@ def _count(counter: Counter[Key], key: Key, number: int) -> None:
         counter[key] += number
 
 
-def _address_columns(batch: Batch) -> Sequence[Sequence[int]]:
-    """Two words if all of a batch is IPv4; else the family and eight words."""
-    columns = batch.address_words()
-    return columns if len(columns) == _INET_WORDS else [batch.families(), *columns]
-
-
-def _addresses(words: Sequence[int]) -> tuple[bytes, bytes]:
-    """Source and destination from a row of `_address_columns`."""
-    if len(words) == _INET_WORDS:
-        return _WORD.pack(words[0]), _WORD.pack(words[1])
-    family, source, destination = words[0], words[1:5], words[5:]
-    if family == Family.INET:
-        return _WORD.pack(source[0]), _WORD.pack(destination[0])
-    return plain_address(_ADDRESS.pack(*source)), plain_address(_ADDRESS.pack(*destination))
-
-
 def plain_address(address: bytes) -> bytes:
     """An address with the v4-mapped form (RFC 4291 section 2.5.5.2) reduced to IPv4."""
-    is_mapped = len(address) == _ADDRESS.size and address.startswith(_MAPPED)
-    return address[len(_MAPPED) :] if is_mapped else address
+    return address.removeprefix(_MAPPED)
 
 
 def thin(counter: Counter[Key], limit: int) -> None:
@@ -218,27 +205,18 @@ def thin(counter: Counter[Key], limit: int) -> None:
     counter.update({key: number - spent for key, number in heaviest if number > spent})
 
 
-def _normalise(counted: Counter[RawDestination]) -> None:
-    """Give each destination one key, whatever else was in the batches it came in."""
-    for key in [key for key in counted if len(key) != _INET_DESTINATION]:
-        number = counted.pop(key)
-        counted[_normal(*key)] += number
-
-
-def _normal(raw_port: int, family: int, *words: int) -> RawDestination:
-    source, target = words[:4], words[4:]
-    if family == Family.INET:
-        return raw_port, source[0], target[0]
-    if source[:3] == target[:3] == _MAPPED_WORDS:
-        return raw_port, source[3], target[3]
-    return raw_port, *words
+def _raw_destination(family: int, remote: bytes) -> RawDestination:
+    """The one key of a destination, however its addresses are written."""
+    port, source, target = remote[:2], remote[2:18], remote[18:]
+    if family == _INET:
+        return port + source[:4] + target[:4]
+    if source.startswith(_MAPPED) and target.startswith(_MAPPED):
+        return port + source[12:] + target[12:]
+    return remote
 
 
 def destination(raw: RawDestination) -> Destination:
     """What a key of `Counts.destinations` stands for."""
-    raw_port, *words = raw
-    if len(words) == _INET_WORDS:
-        source, target = map(_WORD.pack, words)
-    else:
-        source, target = _ADDRESS.pack(*words[:4]), _ADDRESS.pack(*words[4:])
-    return Destination(plain_address(source), plain_address(target), ntohs(raw_port))
+    port, ends = raw[:_PORT_BYTES], raw[_PORT_BYTES:]
+    source, target = ends[: len(ends) // 2], ends[len(ends) // 2 :]
+    return Destination(plain_address(source), plain_address(target), int.from_bytes(port, "big"))

@@ -11,12 +11,12 @@ Columns = dict[str, list[object]]
 
 
 def columns_of(batch: Batch) -> Columns:
-    """Every column; addresses as words, one list for each of the two or eight."""
-    words = batch.address_words()
-    columns = {
+    """Every column."""
+    columns: dict[str, Iterable[object]] = {
         "families": batch.families(),
         "local ports": batch.local_ports(),
         "remote ports": batch.remote_ports(),
+        "remotes": batch.remotes(),
         "cookies": batch.cookies(),
         "cgroups": batch.cgroups(),
         "inodes": batch.inodes(),
@@ -27,8 +27,8 @@ def columns_of(batch: Batch) -> Columns:
         "records": batch.records(),
     }
     named = {name: list[object](column) for name, column in columns.items()}
-    assert {len(column) for column in (*named.values(), *words)} == {len(batch)}
-    return named | {f"words {len(words)}.{at}": [*column] for at, column in enumerate(words)}
+    assert {len(column) for column in named.values()} == {len(batch)}
+    return named
 
 
 def sockets_of(batches: Iterable[Batch]) -> list[bytes]:

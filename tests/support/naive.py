@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Iterable
-from socket import htons
 from typing import Final
 
 from sockwatch.tcp.listening import OUTBOUND_FIXED, Listening
@@ -56,7 +54,7 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
         counts.services[service] += 1
         if (
             service.direction is Direction.OUTBOUND
-            and listening.roles[row.family][htons(row.source_port)] != OUTBOUND_FIXED
+            and listening.role(row.family, row.source_port) != OUTBOUND_FIXED
         ):
             reached = counts.destinations.setdefault(row.state, Counter())
             reached[raw_destination(row.source, row.destination, row.destination_port)] += 1
@@ -75,8 +73,7 @@ def raw_destination(source: bytes, destination: bytes, port: int) -> RawDestinat
     """The key that a destination is counted by, from addresses of 4 or 16 bytes."""
     plain = _plain(source), _plain(destination)
     both = plain if max(map(len, plain)) == INET_SIZE else (source, destination)
-    words = (end[at : at + 4] for end in both for at in range(0, len(end), 4))
-    return htons(port), *(int.from_bytes(word, sys.byteorder) for word in words)
+    return port.to_bytes(2, "big") + b"".join(both)
 
 
 def _plain(address: bytes) -> bytes:

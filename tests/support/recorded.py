@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from pyroute2.netlink.diag import inet_diag_msg
 
+from sockwatch.kernel.wire import Dump
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Family, State
 
@@ -23,6 +24,8 @@ FOLDER: Final = Path(__file__).parents[1] / "unit/recordings"
 
 # include/uapi/linux/inet_diag.h
 TCPDIAG_GETSOCK: Final = 18
+# include/uapi/linux/netlink.h
+NLMSG_DONE: Final = 3
 
 FAMILIES: Final = {family.label: family for family in Family}
 STATES: Final = {state.label: state for state in State}
@@ -96,6 +99,17 @@ def messages(datagram: bytes) -> Iterator[bytes]:
 
 def kind_of(message: bytes) -> int:
     return int.from_bytes(message[4:6], sys.byteorder)
+
+
+def all_of(dump: Dump) -> list[bytes]:
+    """The replies of a whole dump, its end apart."""
+    found: list[bytes] = []
+    while not found or kind_of(found[-1]) != NLMSG_DONE:
+        reply = bytes(next(iter(dump.datagrams)))
+        *_, last = messages(reply)
+        end = last if kind_of(last) == NLMSG_DONE else b""
+        found += filter(None, [reply.removesuffix(end), end])
+    return found
 
 
 def row_by_pyroute2(message: bytes) -> Row:

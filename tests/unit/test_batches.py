@@ -75,11 +75,7 @@ def sockets(batch: Batch) -> Iterator[tuple[object, ...]]:
     """Each socket as the columns have it: all but the record, which keeps the kernel's number."""
     columns = columns_of(batch)
     del columns["records"]
-    words = [columns.pop(name) for name in [*columns] if name.startswith("words")]
-    if len(words) == 2:
-        nothing: list[object] = [0] * len(batch)
-        words = [words[0], *[nothing] * 3, words[1], *[nothing] * 3]
-    for each in zip(*columns.values(), *words, strict=True):
+    for each in zip(*columns.values(), strict=True):
         yield (batch.state, *each)
 
 
@@ -245,11 +241,25 @@ def test_an_empty_dump_has_no_batches() -> None:
         ([record(ROW)], Cause.TRUNCATED),
         ([record(ROW) + record(MINI)], Cause.TRUNCATED),
         ([record(ROW) + record(MINI)[:-1]], Cause.TRUNCATED),
+        ([record(ROW) + record(MINI) + record(ROW)[:-1]], Cause.TRUNCATED),
+        ([record(ROW) + record(MINI) + record(ROW)[:3]], Cause.TRUNCATED),
+        ([record(ROW) + record(MINI) + record(ROW, sequence=1) + done()], Cause.OUT_OF_SEQUENCE),
         ([record(ROW) + error(-16)], Cause.BUSY),
         ([record(ROW) + record(MINI) + done(errno=-2)], Cause.UNAVAILABLE),
         ([record(ROW), record(MINI, sequence=1) + done()], Cause.OUT_OF_SEQUENCE),
     ],
-    ids=["nothing", "table", "mixture", "cut", "refused", "end with an error", "foreign"],
+    ids=[
+        "nothing",
+        "table",
+        "mixture",
+        "cut",
+        "cut, and like the first",
+        "cut within its header",
+        "foreign, and like the first",
+        "refused",
+        "end with an error",
+        "foreign",
+    ],
 )
 def test_a_dump_that_is_not_whole_is_a_failure(datagrams: list[bytes], cause: Cause) -> None:
     with pytest.raises(PassFailure) as caught:

@@ -191,18 +191,17 @@ def test_columns_hold_what_the_rows_hold() -> None:
     assert [*table.cgroups()] == [5, (7 << 32) + 6, 0]
 
 
-def test_columns_hold_the_addresses() -> None:
-    words = zip(*taken(record(ROW), record(ROW6)).address_words(), strict=True)
-    assert [pack("=8I", *row) for row in words] == [
-        ROW.source.ljust(16, b"\0") + ROW.destination.ljust(16, b"\0"),
-        ROW6.source + ROW6.destination,
-    ]
-
-
 @pytest.mark.parametrize("make", [taken, by_rows])
-def test_columns_of_ipv4_alone_hold_only_the_words_it_has(make: Callable[..., Batch]) -> None:
-    words = zip(*make(record(ROW), record(OTHER)).address_words(), strict=True)
-    assert [pack("=2I", *row) for row in words] == [ROW.source + ROW.destination] * 2
+@pytest.mark.parametrize("cgroup", [5, None], ids=["with its cgroup", "without"])
+def test_remotes_hold_the_far_end_and_who_it_belongs_to(
+    cgroup: int | None, make: Callable[..., Batch]
+) -> None:
+    generation = GENERATIONS["6.18"]._replace(cgroup=cgroup is not None)
+    rows = [row._replace(cgroup=cgroup) for row in (ROW, ROW6)]
+    assert [*make(*(record(row, generation) for row in rows)).remotes()] == [
+        (2, pack(">H4s12x4s12x", 40000, ROW.source, ROW.destination), cgroup or 0),
+        (10, pack(">H16s16s", 2, ROW6.source, ROW6.destination), cgroup or 0),
+    ]
 
 
 def test_columns_hold_timers_queues_and_cookies() -> None:

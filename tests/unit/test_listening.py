@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixtures import listener
 
+from sockwatch.kernel.batches import batches_of_rows
 from sockwatch.tcp import listening
-from sockwatch.tcp.listening import EVERY_PORT, Listening, ListeningMemory
+from sockwatch.tcp.batch import Chosen
+from sockwatch.tcp.listening import EVERY_PORT, INBOUND, Listening, ListeningMemory
 from sockwatch.tcp.listening import PORTS as ALL_PORTS
 from sockwatch.tcp.records import Row
-from sockwatch.tcp.states import Direction, Family
+from sockwatch.tcp.states import Direction, Family, State
 
+ESTABLISHED = State.ESTABLISHED
 BOTH = {Family.INET, Family.INET6}
 SERVED = {
     "any IPv4 address": (listener(80), {Family.INET}),
@@ -70,17 +73,27 @@ def order(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
 def test_ports_are_looked_up_as_they_stand_in_a_record(port: int, order: str) -> None:
     found = Listening([listener(port), listener(7, "::1")])
     at = htons(port) if order != "network" else port
-    flags = found.roles[Family.INET]
-    assert len(flags) == 1 << 16
-    assert [index for index, flag in enumerate(flags) if flag] == [at]
-    assert found.roles[Family.INET6].count(1) == 1
+    assert len(found.roles) == ALL_PORTS
+    assert [index for index, roles in enumerate(found.roles) if roles & 0xF] == [at]
+    assert [roles for roles in found.roles if roles >> 4] == [INBOUND << 4 | (port == 7)]
 
 
 def test_the_lookup_for_records_agrees_with_the_one_for_rows() -> None:
-    rows: list[Row] = [listener(port * 31 % 65536) for port in range(500)]
-    found = Listening(rows)
-    for port in range(1 << 16):
-        assert found.roles[Family.INET][htons(port)] == inward(found, Family.INET, port)
+    listeners: list[Row] = [listener(port * 31 % 65536) for port in range(500)]
+    ephemeral = bytes(htons(at) >= 32768 for at in range(1 << 16))
+    found = Listening([*listeners, listener(80, "::1"), listener(81, "::")], ephemeral)
+    ends = [*product(Family, range(1 << 16))]
+    (batch,) = batches_of_rows(Row(family, ESTABLISHED, b"", port, b"", 0) for family, port in ends)
+    assert [*found.roles_in(batch)] == [found.role(*end) for end in ends]
+    assert [*found.inbound(batch)] == [inward(found, *end) for end in ends]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_few_connections_are_looked_up_as_many_are(number: int) -> None:
+    row = Row(Family.INET, ESTABLISHED, b"", 80, b"", 0)
+    (batch,) = batches_of_rows([row] * 2)
+    some = Chosen(batch, [True] * number + [False] * (2 - number))
+    assert [*Listening([listener(80)]).roles_in(some)] == [INBOUND] * number
 
 
 # From pass to pass

@@ -55,7 +55,7 @@ READS: Final[dict[str, Callable[[NetlinkSource], object]]] = {
     "watch": NetlinkSource.watch,
     "census": NetlinkSource.census,
 }
-DUMPS: Final = {"probe": 1, "watch": 2, "census": 4}
+DUMPS: Final = {"probe": 1, "watch": 2, "census": 3}
 EACH_DUMP: Final = [(read, nth) for read, number in DUMPS.items() for nth in range(number)]
 
 

@@ -14,7 +14,15 @@ from itertools import product
 from typing import Final
 
 from lab import RECIPES, Namespace, Stage
-from recorded import TCPDIAG_GETSOCK, Recording, kind_of, messages, row_by_pyroute2, save
+from recorded import (
+    TCPDIAG_GETSOCK,
+    Recording,
+    all_of,
+    kind_of,
+    messages,
+    row_by_pyroute2,
+    save,
+)
 
 from sockwatch.kernel.diag import DiagSocket, Query
 from sockwatch.kernel.netlink import LISTENERS, WATCHED
@@ -34,11 +42,8 @@ DUMPS: Final = {
 
 def received(states: int) -> tuple[int, list[bytes]]:
     with DiagSocket(timeout=5) as diag:
-        sequence, datagrams = diag.dump(Query(states))
-        taken: list[bytes] = []
-        while not taken or len(taken[-1]) != 20:  # NLMSG_DONE comes alone
-            taken.append(bytes(next(iter(datagrams))))
-        return sequence, taken
+        dump = diag.dump(Query(states))
+        return dump.sequence, all_of(dump)
 
 
 def record(namespace: Namespace, reader: str, states: int) -> Recording:
