@@ -43,8 +43,31 @@ def bare(tree: Path, package: Path) -> Iterator[Machine]:
         yield machine
 
 
-@pytest.fixture(scope="module")
-def machine(bare: Machine, package: Path) -> Machine:
+@pytest.fixture(scope="session")
+def shared(tree: Path, package: Path) -> Iterator[Machine]:
     """A booted machine on which the package was installed, as its users do."""
-    bare.run("apt-get", "install", "--yes", f"/srv/{package.name}")
-    return bare
+    with Machine(tree, {"/srv": package.parent}) as machine:
+        machine.run("apt-get", "install", "--yes", f"/srv/{package.name}")
+        machine.run("cp", "--archive", "/etc/sockwatch", "/root/shipped")
+        yield machine
+
+
+AS_INSTALLED = """
+systemctl disable --now sockwatch.socket
+systemctl stop sockwatch.service
+systemctl reset-failed
+rm -rf /etc/systemd/system/sockwatch.*.d /run/systemd/system/sockwatch.*.d
+rm -rf /etc/sockwatch /var/lib/private/sockwatch/*
+cp --archive /root/shipped /etc/sockwatch
+journalctl --rotate --vacuum-time=1s
+set -e
+systemctl daemon-reload
+systemctl start sockwatch.service
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(shared: Machine) -> Machine:
+    """The machine that all share, as if the package had only just been installed."""
+    shared.run("sh", "-c", AS_INSTALLED)
+    return shared

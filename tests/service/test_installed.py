@@ -65,15 +65,6 @@ def status(machine: Machine) -> dict[str, str]:
 # Running
 
 
-def test_installing_starts_it_and_enables_it(machine: Machine) -> None:
-    assert machine.systemctl("is-active", "sockwatch.service") == "active"
-    assert machine.systemctl("is-enabled", "sockwatch.service") == "enabled"
-
-
-def test_its_socket_is_left_to_those_who_want_it(machine: Machine) -> None:
-    assert machine.show("sockwatch.socket", "ActiveState") == "inactive"
-
-
 def test_it_says_that_it_is_ready_and_how_it_reads(machine: Machine) -> None:
     assert machine.show("sockwatch", "StatusText") == "reading sockets through netlink"
     assert "Ready" in machine.get(f"{URL}/-/ready")

@@ -2,12 +2,12 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from booted import Machine
+from daemon import Metrics
 from lab.processes import eventually
 
 pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -15,6 +15,14 @@ pytestmark = [pytest.mark.service, pytest.mark.slow, pytest.mark.timeout(600)]
 URL = "http://127.0.0.1:10077"
 DROPINS = "/etc/systemd/system/sockwatch.service.d"
 ASKED_FOR = "/run/systemd/system/sockwatch.service.d/50-asked-for.conf"
+IMPATIENT = """
+[ages]
+close_wait = "1s"
+[watch]
+interval = "300ms"
+[cpu]
+budget = 0
+"""
 PATIENCE = 20.0  # seconds, on a busy host
 LEAKY = """
 import socket, time
@@ -29,7 +37,7 @@ time.sleep(600)
 @pytest.fixture(scope="module")
 def leaky(machine: Machine) -> Iterator[Machine]:
     """The machine with a service that never closes a connection, which is stuck after a second."""
-    machine.write("/etc/sockwatch/sockwatch.toml", '[ages]\nclose_wait = "1s"\n')
+    machine.write("/etc/sockwatch/sockwatch.toml", IMPATIENT)
     machine.systemctl("restart", "sockwatch")
     machine.start("leaky", LEAKY)
     eventually(lambda: leaks(machine), "the leak is seen", PATIENCE)
@@ -50,6 +58,10 @@ def processes(machine: Machine) -> list[tuple[int, str]]:
     return [(process["pid"], process["name"]) for process in leak["processes"]]
 
 
+def passes(machine: Machine) -> float:
+    return Metrics(machine.get(f"{URL}/metrics")).sum("sockwatch_passes_total")
+
+
 def test_without_privilege_the_unit_is_known_and_the_process_is_not(leaky: Machine) -> None:
     (leak,) = leaks(leaky)
     assert (leak["unit"], leak["state"]) == ("leaky.service", "close_wait")
@@ -65,7 +77,7 @@ def restart(machine: Machine) -> None:
 def test_asked_for_without_the_privilege_the_process_is_not_known_either(leaky: Machine) -> None:
     leaky.write(ASKED_FOR, "[Service]\nEnvironment=SOCKWATCH_OWNERS_PROCESSES=true\n")
     restart(leaky)
-    time.sleep(3)
+    eventually(lambda: passes(leaky) >= 10, "passes that could have named it", PATIENCE)
     assert processes(leaky) == []
     leaky.run("rm", ASKED_FOR)
 

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.service
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "systemd"
 README = (SYSTEMD / "README.md").read_text()
+UNIT = (SYSTEMD / "sockwatch.service").read_text()
 UNITS = ("sockwatch.service", "sockwatch.socket")
 PROCESSES, NETNS, SOCKET = "10-processes.conf", "20-netns.conf", "30-socket.conf"
 VARIANTS = {
@@ -213,6 +214,19 @@ def test_a_wrong_configuration_is_not_tried_again() -> None:
     service = service_of("sockwatch.service")
     assert service["Restart"] == ["on-failure"]
     assert service["RestartPreventExitStatus"] == ["2"]
+
+
+def test_what_fails_at_once_reaches_the_limit_of_starts() -> None:
+    """Else it would be tried for ever. A start that fails takes a second or two."""
+    seconds = {"s": 1, "min": 60}
+    settings = dict(re.findall(r"^(StartLimit\w+|RestartSec)=(.+)$", UNIT, re.MULTILINE))
+    spans = {
+        name: float(number) * seconds.get(unit, 1)
+        for name, value in settings.items()
+        for number, unit in re.findall(r"^(\d+)(\w*)$", value)
+    }
+    starts = spans["StartLimitBurst"]
+    assert starts * (spans["RestartSec"] + 2) < spans["StartLimitIntervalSec"]
 
 
 def test_each_credential_may_be_missing() -> None:

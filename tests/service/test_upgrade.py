@@ -1,4 +1,4 @@
-"""The package on a booted machine over its life: upgraded, removed, purged. In this order."""
+"""The package on a booted machine over its life: installed, upgraded, removed, purged, in order."""
 
 from pathlib import Path
 
@@ -35,18 +35,33 @@ def before(bare: Machine) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def used(before: set[str], bare: Machine, package: Path) -> Machine:
-    """A machine whose administrator installed the package and changed what can be changed."""
+def fresh(before: set[str], bare: Machine, package: Path) -> Machine:
+    """The machine with the package, and nothing done since."""
     bare.run("apt-get", "install", "--yes", f"/srv/{package.name}")
-    bare.write(CONFIGURATION, EDITED)
-    bare.run("mkdir", "--parents", DROPINS)
-    bare.run("ln", "-s", "/usr/share/sockwatch/30-socket.conf", DROPINS)
-    bare.write("/etc/sockwatch/web.yml", "{}\n")
-    bare.systemctl("stop", "sockwatch.service")
-    bare.systemctl("daemon-reload")
-    bare.systemctl("enable", "--now", "sockwatch.socket")
-    bare.systemctl("start", "sockwatch.service")
     return bare
+
+
+def test_installing_starts_it_and_enables_it(fresh: Machine) -> None:
+    assert fresh.systemctl("is-active", "sockwatch.service") == "active"
+    assert fresh.systemctl("is-enabled", "sockwatch.service") == "enabled"
+
+
+def test_its_socket_is_left_to_those_who_want_it(fresh: Machine) -> None:
+    assert fresh.show("sockwatch.socket", "ActiveState") == "inactive"
+
+
+@pytest.fixture(scope="module")
+def used(fresh: Machine) -> Machine:
+    """The machine whose administrator changed what can be changed."""
+    fresh.write(CONFIGURATION, EDITED)
+    fresh.run("mkdir", "--parents", DROPINS)
+    fresh.run("ln", "-s", "/usr/share/sockwatch/30-socket.conf", DROPINS)
+    fresh.write("/etc/sockwatch/web.yml", "{}\n")
+    fresh.systemctl("stop", "sockwatch.service")
+    fresh.systemctl("daemon-reload")
+    fresh.systemctl("enable", "--now", "sockwatch.socket")
+    fresh.systemctl("start", "sockwatch.service")
+    return fresh
 
 
 @pytest.fixture(scope="module")

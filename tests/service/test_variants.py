@@ -160,4 +160,4 @@ def test_who_may_scrape_is_set_where_the_port_is_opened(listening: Machine) -> N
     listen(listening, f"{everywhere}\nIPAddressDeny=any\nIPAddressAllow=localhost")
     assert "sockwatch_build_info" in listening.get(f"{URL}/metrics")
     with pytest.raises(MachineError, match="timed out"):
-        listening.get(f"http://{ADDRESS}:10077/metrics")
+        listening.get(f"http://{ADDRESS}:10077/metrics", timeout=2)

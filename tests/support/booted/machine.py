@@ -31,7 +31,8 @@ _ENVIRONMENT: Final = {
 _JOIN: Final = 'for group in $TO_JOIN; do echo $$ >"$group/cgroup.procs"; done; exec "$@"'
 _GET: Final = """
 import sys, urllib.request
-sys.stdout.write(urllib.request.urlopen(sys.argv[1], timeout=5).read().decode())
+answer = urllib.request.urlopen(sys.argv[1], timeout=float(sys.argv[2]))
+sys.stdout.write(answer.read().decode())
 """
 
 
@@ -166,9 +167,9 @@ class Machine:
         self.run("mkdir", "--parents", str(Path(path).parent))
         self.run("tee", path, text=text)
 
-    def get(self, url: str) -> str:
+    def get(self, url: str, timeout: float = 5) -> str:
         """Return what a URL answers, asked from inside; MachineError if it does not."""
-        return self.run("python3", "-c", _GET, url)
+        return self.run("python3", "-I", "-S", "-c", _GET, url, str(timeout))
 
     def kill(self, unit: str, number: signal.Signals) -> None:
         """Send a signal to the main process of a unit, past systemd's back."""
