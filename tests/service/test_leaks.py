@@ -38,8 +38,8 @@ time.sleep(600)
 def leaky(machine: Machine) -> Iterator[Machine]:
     """The machine with a service that never closes a connection, which is stuck after a second."""
     machine.write("/etc/sockwatch/sockwatch.toml", IMPATIENT)
-    machine.systemctl("restart", "sockwatch")
     machine.start("leaky", LEAKY)
+    machine.systemctl("restart", "sockwatch")  # else its unit may have no name for ten seconds
     eventually(lambda: leaks(machine), "the leak is seen", PATIENCE)
     yield machine
     machine.systemctl("stop", "leaky")
