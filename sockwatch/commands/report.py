@@ -19,7 +19,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "report",
         help="look at this host now: what looks wrong, states, services, listeners",
         description="Looks once at every TCP socket of this host: what looks wrong, sockets by "
-        "phase and state, services, listeners with their accept queues. "
+        "phase and state, services, listeners with their accept queues, destinations, limits of "
+        "the kernel. If a queue is full it looks again a second later, to tell why. "
         "Exits with 1 if something looks wrong.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, always complete")
@@ -68,7 +69,8 @@ def show(config: Config, args: argparse.Namespace) -> int:
     """Take one census and print it."""
     from sockwatch.export.document import Host, document
     from sockwatch.export.findings import find
-    from sockwatch.export.report import Page, report
+    from sockwatch.export.report.page import Page
+    from sockwatch.export.report.text import report
     from sockwatch.export.terminal import Style, width_of
     from sockwatch.poll import look_once
 

@@ -61,6 +61,7 @@ them before printing.
             counters         {name: count since the namespace began}, as in
                              sockwatch_tcp_<name>_total
             aborts           {reason: count since the namespace began}
+            lately           {seconds, counters: {name: count within them}}, null at a first look
             time_wait        {sockets, limit}
             ephemeral_ports  ports that connect() chooses from
             somaxconn, max_syn_backlog
@@ -76,11 +77,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sockwatch import __version__
 from sockwatch.export.findings import Finding
-from sockwatch.observe.figures import ABORTS, COUNTERS, MEMORY_LEVELS, Figures, HostFigures
+from sockwatch.export.host import Host
+from sockwatch.observe.figures import ABORTS, COUNTERS, MEMORY_LEVELS, Figures, HostFigures, Lately
 from sockwatch.observe.snapshot import (
     Destinations,
     Listener,
@@ -95,19 +97,13 @@ from sockwatch.tcp.model import Phase, phase_of
 from sockwatch.tcp.owners import Owners
 from sockwatch.tcp.states import Family, State
 
+__all__ = ["Document", "Host", "document", "listeners_document"]
+
 Document = dict[str, Any]
 """What `json.dumps` takes."""
 
 _STATES: Final = sorted(State, key=lambda state: state or len(State))
 """As the kernel numbers them, `unknown` last."""
-
-
-class Host(NamedTuple):
-    """The host that was looked at."""
-
-    name: str
-    kernel: str
-    """Release, as `uname -r` prints it."""
 
 
 def document(snapshot: Snapshot, findings: tuple[Finding, ...], host: Host) -> Document:
@@ -285,11 +281,19 @@ def _figures(figures: Figures) -> Document:
     return {
         "counters": {name: figures.counters.get(name) for name in COUNTERS},
         "aborts": {reason: figures.aborts.get(reason) for reason in ABORTS},
+        "lately": figures.lately and _lately(figures.lately),
         "time_wait": {"sockets": figures.time_wait, "limit": figures.time_wait_limit},
         "ephemeral_ports": figures.ephemeral_ports,
         "somaxconn": figures.somaxconn,
         "max_syn_backlog": figures.max_syn_backlog,
         "host": figures.host and _host_figures(figures.host),
+    }
+
+
+def _lately(found: Lately) -> Document:
+    return {
+        "seconds": found.seconds,
+        "counters": {name: found.counters.get(name) for name in COUNTERS},
     }
 
 

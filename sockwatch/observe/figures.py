@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from sockwatch.tcp.numbers import Groups, Limits
 
@@ -39,6 +39,15 @@ ABORTS: Final[Mapping[str, tuple[str, str]]] = {
 """The same for connections ended with an RST, by reason."""
 MEMORY_LEVELS: Final = ("low", "pressure", "high")
 """What the three numbers of tcp_mem are."""
+
+
+class Lately(NamedTuple):
+    """What has been counted in the last while."""
+
+    seconds: float
+    """How long that is, at most a minute or so."""
+    counters: Mapping[str, int]
+    """By the names of `COUNTERS`; without those that have gone back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +85,8 @@ class Figures:
     """Half-open connections per listener; obeyed only without SYN cookies."""
     host: HostFigures | None = None
     """`None` in all namespaces but the one that sockwatch runs in: it is to be told once."""
+    lately: Lately | None = None
+    """`None` at the first look."""
 
 
 def figures(groups: Groups, limits: Limits, host: HostFigures | None = None) -> Figures:
@@ -151,6 +162,12 @@ def hidden_sockets(groups: Groups, hashed: int | None) -> int | None:
     """
     allocated = _usage(groups, "alloc")
     return None if allocated is None or hashed is None else max(0, allocated - hashed)
+
+
+def lately(seconds: float, before: Mapping[str, int], now: Mapping[str, int]) -> Lately:
+    """What counters have gained in so many seconds; one that has gone back says nothing."""
+    gained = {name: now[name] - before[name] for name in now if name in before}
+    return Lately(seconds, {name: number for name, number in gained.items() if number >= 0})
 
 
 def _counters(groups: Groups, wanted: Mapping[str, tuple[str, str]]) -> Mapping[str, int]:

@@ -1,6 +1,12 @@
 """What happens at listeners between passes: peaks, drops, half-open connections.
 
 Most listeners have nothing of it, and cost next to nothing here.
+
+Listeners are not looked at more often than everything else that a watch pass reads. A burst that is
+over before the next pass shows in the drops, which the kernel counts, and a queue that filled and
+emptied without a drop has harmed nobody. Looking alone would not pay either: the kernel needs 16 us
+for it, but who wakes up for it 0.6 ms with 20 listeners and 4 ms with 5,000, so that ten such looks
+a second cost as much again as all else. Whoever wants it can set watch.interval.
 """
 
 from __future__ import annotations

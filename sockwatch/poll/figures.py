@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from sockwatch.kernel.counters import Counters, read_limits
 from sockwatch.kernel.hashed import hashed_everywhere
-from sockwatch.observe.figures import Figures, figures, hidden_sockets, host_figures
+from sockwatch.observe.figures import (
+    Figures,
+    Lately,
+    figures,
+    hidden_sockets,
+    host_figures,
+    lately,
+)
 from sockwatch.tcp.numbers import Limits
 
 REFRESH: Final = 30.0
 """Seconds for which limits and the number of hidden sockets are kept."""
+LATELY: Final = 60.0
+"""Seconds from which on what has been counted is not lately any more."""
 
 
 class FigureReader:
@@ -34,6 +45,7 @@ class FigureReader:
         self._read_hashed = hashed
         self._kept: tuple[Limits, int | None] | None = None
         self._due = 0.0
+        self._before: deque[tuple[float, Mapping[str, int]]] = deque()
 
     def take(self, now: float) -> Figures:
         """All that is known at monotonic time `now` (seconds); what cannot be read is absent."""
@@ -42,4 +54,14 @@ class FigureReader:
             hidden = hidden_sockets(groups, self._read_hashed())
             self._kept, self._due = (self._read_limits(), hidden), now + REFRESH
         limits, hidden = self._kept
-        return figures(groups, limits, host_figures(groups, limits, hidden))
+        known = figures(groups, limits, host_figures(groups, limits, hidden))
+        return replace(known, lately=self._lately(now, known.counters))
+
+    def _lately(self, now: float, counters: Mapping[str, int]) -> Lately | None:
+        """Since the oldest look that is no older than `LATELY`, or else since the last one."""
+        before = self._before
+        while len(before) > 1 and before[0][0] < now - LATELY:
+            before.popleft()
+        found = lately(now - before[0][0], before[0][1], counters) if before else None
+        before.append((now, counters))
+        return found

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 3
 """Failures in a row after which another source is tried, whatever their cause."""
+SECOND_LOOK: Final = 1.0
+"""Seconds after which a queue that is full is looked at again."""
 NAP: Final = 5.0
 """Longest time in seconds that the poll thread waits without a sign of life."""
 
@@ -198,14 +200,27 @@ class Poller:
         )
 
 
-def look_once(config: Config) -> Snapshot:
-    """Take one census now.
+def look_once(config: Config, sleep: Callable[[float], None] = time.sleep) -> Snapshot:
+    """Take one census now, and look again a second later if a queue is full.
+
+    Who answers within that second, and what the kernel has counted meanwhile, tells why it is.
 
     Raises:
         NoSource: nothing can be read here.
     """
     with closing(Poller(config)) as poller:
         good, snapshot = poller.step(PassKind.CENSUS), poller.snapshot()
+        if good and any(map(_has_full_queue, snapshot.namespaces)):
+            sleep(SECOND_LOOK)
+            if poller.step(PassKind.WATCH):
+                snapshot = poller.snapshot()
     if not good:
         raise NoSource(f"the census failed ({snapshot.passes[PassKind.CENSUS].last_failure})")
     return snapshot
+
+
+def _has_full_queue(view: NamespaceView) -> bool:
+    return any(
+        one.limit is not None and max(one.queue or 0, one.half_open or 0) >= max(one.limit, 1)
+        for one in view.listeners
+    )

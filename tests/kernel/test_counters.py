@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
@@ -121,6 +122,14 @@ def test_a_namespace_counts_for_itself(busy: Namespace) -> None:
     with Namespace() as other:
         assert counted(busy)["passive_opens"] > 0
         assert set(counted(other).values()) == {0}
+
+
+def test_another_namespace_is_read_in_a_thread_that_entered_it(busy: Namespace) -> None:
+    """/proc/net and /proc/self/net would be those of the process, which has stayed outside."""
+    with ThreadPoolExecutor(1) as threads, Namespace() as other:
+        inside = [threads.submit(counted, one).result(10) for one in (busy, other)]
+    assert inside[0]["passive_opens"] > 0
+    assert set(inside[1].values()) == {0}
 
 
 def test_limits_are_those_of_the_namespace(laboratory: None) -> None:

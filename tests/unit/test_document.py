@@ -28,7 +28,7 @@ from sockwatch.export import document as module
 from sockwatch.export.document import Host, document
 from sockwatch.export.findings import find
 from sockwatch.kernel.failures import Cause
-from sockwatch.observe.figures import ABORTS, COUNTERS
+from sockwatch.observe.figures import ABORTS, COUNTERS, Lately
 from sockwatch.observe.snapshot import Destinations, NamespaceView, PassKind, Snapshot
 from sockwatch.tcp.model import Phase, phase_of
 from sockwatch.tcp.owners import Owners, Process
@@ -251,6 +251,7 @@ def test_figures_are_told_with_their_limits() -> None:
     told = only_namespace(with_figures(snapshot(), FIGURES))["figures"]
     assert told.pop("counters") == FIGURES.counters
     assert told.pop("aborts") == FIGURES.aborts
+    assert told.pop("lately") is None
     assert told == {
         "time_wait": {"sockets": 117_965, "limit": 131_072},
         "ephemeral_ports": 28_232,
@@ -267,6 +268,13 @@ def test_figures_are_told_with_their_limits() -> None:
             "hidden": 3,
         },
     }
+
+
+def test_what_was_counted_lately_is_told_with_how_long_that_is() -> None:
+    lately = Lately(59.5, {"passive_opens": 7})
+    told = only_namespace(with_figures(snapshot(), replace(FIGURES, lately=lately)))["figures"]
+    counters = {**dict.fromkeys(COUNTERS), "passive_opens": 7}
+    assert told["lately"] == {"seconds": 59.5, "counters": counters}
 
 
 def test_figures_that_were_not_read_are_null() -> None:

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from sockwatch.kernel.counters import Counters
-from sockwatch.poll.figures import REFRESH, FigureReader
+from sockwatch.poll.figures import LATELY, REFRESH, FigureReader
 from sockwatch.tcp.numbers import Limits
 
 
@@ -87,3 +87,23 @@ def test_a_host_without_proc_has_figures_of_which_none_is_known(tmp_path: Path) 
     )
     taken = reader.take(BOOT)
     assert (taken.counters, taken.aborts, taken.time_wait) == ({}, {}, None)
+
+
+def test_what_was_counted_lately_is_of_the_last_minute(kernel: Kernel) -> None:
+    reader = kernel.reader()
+    assert reader.take(BOOT).lately is None
+    found = []
+    for second in range(1, 200):
+        kernel.count(1 + second)
+        found.append(reader.take(BOOT + second).lately)
+    expected = [(n, {"active_opens": n}) for n in [*range(1, int(LATELY)), *[int(LATELY)] * 140]]
+    assert found == expected
+    assert len(reader._before) <= LATELY + 1
+
+
+def test_between_passes_that_are_rare_lately_is_since_the_last_one(kernel: Kernel) -> None:
+    reader = kernel.reader()
+    reader.take(BOOT)
+    for number in (1, 2):
+        kernel.count(1 + number)
+        assert reader.take(BOOT + number * 500).lately == (500, {"active_opens": 1})

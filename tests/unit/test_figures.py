@@ -15,6 +15,7 @@ from sockwatch.observe.figures import (
     figures,
     hidden_sockets,
     host_figures,
+    lately,
 )
 from sockwatch.tcp.numbers import Groups, Limits
 
@@ -140,6 +141,13 @@ def test_memory_in_an_unknown_unit_is_absent_and_its_limits_are_not() -> None:
 def test_memory_limits_that_are_not_three_are_absent(mem: tuple[int, ...]) -> None:
     limits = Limits({"net.ipv4.tcp_mem": mem}, None, PAGE, 4096)
     assert host_figures(GROUPS, limits, None).memory_limits == {}
+
+
+def test_what_was_counted_lately_is_what_was_added() -> None:
+    """What is new, gone or has gone back says nothing of how much was added."""
+    before = {"kept": 5, "more": 5, "back": 5, "gone": 5}
+    now = {"kept": 5, "more": 8, "back": 4, "new": 9}
+    assert lately(2.5, before, now) == (2.5, {"kept": 0, "more": 3})
 
 
 # Ephemeral ports

@@ -1,6 +1,7 @@
 """The poll thread keeps its schedule, tells that it lives, stops when told, and dies of errors."""
 
 import time
+from collections import Counter
 from dataclasses import replace
 from queue import Queue
 from threading import Event, Thread
@@ -22,8 +23,8 @@ from sockwatch.config import CensusConfig, Config, WatchConfig
 from sockwatch.observe.snapshot import PassKind, Snapshot
 from sockwatch.poll import Bell, NoSource, Poller, look_once
 from sockwatch.poll import poller as poller_module
-from sockwatch.poll.poller import NAP
-from sockwatch.tcp.records import Reading
+from sockwatch.poll.poller import NAP, SECOND_LOOK
+from sockwatch.tcp.records import Reading, Row
 from sockwatch.tcp.states import Family, State
 
 WATCH, CENSUS = PassKind.WATCH, PassKind.CENSUS
@@ -179,6 +180,38 @@ def test_one_look_is_a_census_and_leaves_nothing_open(bench: Bench) -> None:
     assert seen.sockets[Family.INET, State.ESTABLISHED] == 7
     assert bench.netlink.asked == {"probe": 1, "census": 1}
     assert bench.netlink.left_open == 0
+
+
+def door(queue: int, limit: int) -> Row:
+    return Row(Family.INET, State.LISTEN, bytes(4), 80, bytes(4), 0)._replace(
+        receive_queue=queue, send_queue=limit, drops=0
+    )
+
+
+@pytest.mark.usefixtures("only_candidates")
+@pytest.mark.parametrize(("queue", "looks"), [(7, 1), (8, 2), (9, 2)])
+def test_a_full_queue_is_looked_at_again_after_a_second(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, queue: int, looks: int
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(bench.netlink, "listeners", lambda: (door(queue, 8),))
+    (seen,) = look_once(Config(), slept.append).namespaces
+    assert slept == [SECOND_LOOK] * (looks - 1)
+    assert bench.netlink.asked == Counter({"probe": 1, "census": 1, "watch": looks - 1})
+    assert seen.figures is not None
+    assert (seen.figures.lately is not None) is (looks > 1)
+
+
+@pytest.mark.usefixtures("only_candidates")
+def test_a_second_look_that_fails_leaves_the_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.netlink, "listeners", lambda: (door(9, 8),))
+    bench.netlink.failure, bench.netlink.failing = BUSY, ("watch",)
+    taken = look_once(Config(), lambda _: None)
+    assert taken.passes[WATCH].last_failure is None
+    (seen,) = taken.namespaces
+    assert seen.sockets[Family.INET, State.ESTABLISHED] == 7
 
 
 @pytest.mark.usefixtures("only_candidates")

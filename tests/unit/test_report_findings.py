@@ -1,5 +1,6 @@
 """What looks wrong in one look, and above all what does not."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -23,6 +24,7 @@ from snapshots import (
 
 from sockwatch.export.findings import Finding, Kind, find
 from sockwatch.export.findings.sockets import HALF_CLOSED_LEAST, PILES, Pile, owned_fin_wait2
+from sockwatch.observe.figures import Lately
 from sockwatch.observe.snapshot import (
     OTHER,
     Destinations,
@@ -191,6 +193,15 @@ def test_a_backlog_that_is_too_small_names_who_has_to_raise_it() -> None:
     assert (finding.count, finding.limit, finding.listener) == (17, 16, door)
 
 
+def counting(
+    door: Listener, counters: Mapping[str, int], *, within: float | None = None
+) -> Snapshot:
+    """A listener, and what the kernel has counted so far, or within so many seconds."""
+    lately = None if within is None else Lately(within, counters)
+    figures = replace(UNKNOWN, counters=counters if within is None else {}, lately=lately)
+    return with_figures(snapshot(door), figures)
+
+
 @pytest.mark.parametrize(
     ("counters", "told"),
     [
@@ -198,19 +209,76 @@ def test_a_backlog_that_is_too_small_names_who_has_to_raise_it() -> None:
         ({"syncookies_sent": 0, "syn_queue_full_drops": 0}, None),
         (
             {"syncookies_sent": 9_000, "syncookies_received": 4},
-            "has sent 9,000 SYN cookies, of which 4 came back",
+            "So far the kernel has sent 9,000 SYN cookies, of which 4 came back.",
         ),
-        ({"syn_queue_full_drops": 9_000}, "has dropped 9,000 SYNs for that"),
+        ({"syn_queue_full_drops": 9_000}, "So far the kernel has dropped 9,000 SYNs for that."),
     ],
 )
 def test_a_flood_says_what_the_kernel_did_about_it(
     counters: dict[str, int], told: str | None
 ) -> None:
-    taken = with_figures(snapshot(knocked(17, 17)), replace(UNKNOWN, counters=counters))
-    [finding] = found_in(taken)
+    [finding] = found_in(counting(knocked(17, 17), counters))
     assert finding.meaning.startswith("A SYN flood, or packets get lost: of 17 the SYN+ACK")
     assert ("So far" in finding.meaning) is (told is not None)
     assert (told or "") in finding.meaning
+
+
+@pytest.mark.parametrize(
+    ("counters", "told"),
+    [
+        ({}, None),
+        ({"passive_opens": 7}, "Within 12 s the kernel has completed 7 connections."),
+        (
+            {"passive_opens": 0, "syncookies_sent": 9_000, "syncookies_received": 4},
+            "completed 0 connections and sent 9,000 SYN cookies, of which 4 came back.",
+        ),
+        (
+            {"passive_opens": 1_000, "syn_queue_full_drops": 3},
+            "Within 12 s the kernel has completed 1,000 connections and dropped 3 SYNs for that.",
+        ),
+    ],
+)
+def test_what_the_kernel_did_lately_is_told_where_it_is_known(
+    counters: dict[str, int], told: str | None
+) -> None:
+    for resent in (0, 17):
+        [finding] = found_in(counting(knocked(17, resent), counters, within=12.25))
+        assert ("Within" in finding.meaning) is (told is not None)
+        assert (told or "") in finding.meaning
+
+
+@pytest.mark.parametrize(
+    ("counters", "kind"),
+    [
+        ({"passive_opens": 0, "syncookies_sent": 17}, "syn_flood"),
+        ({"passive_opens": 0, "syncookies_sent": 16}, "syn_queue"),
+        ({"passive_opens": 0, "syncookies_sent": 1_000, "syncookies_received": 990}, "syn_queue"),
+        ({"passive_opens": 499, "syncookies_sent": 500}, "syn_flood"),
+        ({"passive_opens": 500, "syncookies_sent": 500}, "syn_queue"),
+        ({"passive_opens": 0, "syn_queue_full_drops": 500}, "syn_flood"),
+        ({"passive_opens": 501, "syn_queue_full_drops": 500}, "syn_queue"),
+        ({"passive_opens": 0, "syncookies_received": 500, "syn_queue_full_drops": 9}, "syn_queue"),
+        ({}, "syn_queue"),
+    ],
+)
+def test_a_flood_that_has_just_begun_is_told_by_what_comes_to_nothing(
+    counters: dict[str, int], kind: str
+) -> None:
+    """Nothing had to be sent again yet."""
+    assert kinds(counting(knocked(17, 0), counters, within=1.0)) == [kind]
+    assert kinds(counting(knocked(17, 0), counters)) == ["syn_queue"]
+    assert kinds(counting(knocked(17, 17), counters, within=1.0)) == ["syn_flood"]
+
+
+def test_a_full_accept_queue_tells_how_many_found_it_full_lately() -> None:
+    full = listener(8080, "app.service", queue=9, limit=8)
+    counters = {"listen_overflows": 1_200, "passive_opens": 30}
+    [finding] = found_in(counting(full, counters, within=60.0))
+    told = "Within 60 s 1,200 found an accept queue of this host full, and 30 found room."
+    assert told in finding.meaning
+    for quiet in ({"listen_overflows": 0, "passive_opens": 30}, {"listen_overflows": 3}):
+        [finding] = found_in(counting(full, quiet, within=60.0))
+        assert "Within" not in finding.meaning
 
 
 # Destinations

@@ -5,6 +5,9 @@ accept(); both are as long as the backlog. If the application is slow the accept
 and with it the SYN queue, as nobody can move on. If the SYN queue is full by itself, what stands
 in it tells why: clients that are there answer within a moment, so where most SYN+ACKs had to be
 sent again nobody is there, or packets get lost; where they did not, there are simply too many.
+
+A flood that has just begun has not had to be sent anything again. What tells it then are SYNs that
+came to nothing lately, more of them than connections that were completed.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Final
 
 from sockwatch.export.findings.finding import Finding, Kind
 from sockwatch.export.names import endpoint, owner, with_unit
+from sockwatch.observe.figures import Figures
 from sockwatch.observe.snapshot import Listener, NamespaceView, ServiceKey
 from sockwatch.tcp.states import Direction
 
@@ -23,17 +27,16 @@ _SILENT_SHARE: Final = 0.5
 
 def about_queues(view: NamespaceView) -> Iterator[Finding]:
     """Queues at their limit, each listener's once."""
-    counters = view.figures.counters if view.figures else {}
     for listener in view.listeners:
         if listener.limit is not None:
-            found = _accept_queue(listener, listener.limit) or _syn_queue(
-                listener, listener.limit, counters
+            found = _accept_queue(listener, listener.limit, view.figures) or _syn_queue(
+                listener, listener.limit, view.figures
             )
             if found:
                 yield found
 
 
-def _accept_queue(listener: Listener, limit: int) -> Finding | None:
+def _accept_queue(listener: Listener, limit: int, figures: Figures | None) -> Finding | None:
     queue, peak = listener.queue or 0, max(listener.queue or 0, listener.peak or 0)
     if peak < max(limit, 1):
         return None
@@ -44,40 +47,82 @@ def _accept_queue(listener: Listener, limit: int) -> Finding | None:
         queue if is_full else peak,
         "accept queue full" if is_full else "accept queue was full within the last minute",
         f"Clients connect faster than {owner(listener.unit)} accepts them. Beyond the limit the"
-        f" kernel drops them.{_dropped(listener)}",
+        f" kernel drops them.{_accepted(figures)}{_dropped(listener)}",
     )
 
 
-def _syn_queue(listener: Listener, limit: int, counters: Mapping[str, int]) -> Finding | None:
+def _syn_queue(listener: Listener, limit: int, figures: Figures | None) -> Finding | None:
     waiting, resent = listener.half_open or 0, listener.half_open_resent or 0
     if waiting < max(limit, 1):
         return None
     if resent >= _SILENT_SHARE * waiting:
         kind, what = Kind.SYN_FLOOD, "SYN queue full of clients that do not answer"
-        meaning = _FLOOD.format(resent=resent) + _cookies(counters)
+        meaning = _FLOOD.format(resent=resent)
+    elif _come_to_nothing(figures) > limit:
+        kind, what = Kind.SYN_FLOOD, "SYN queue full, and more SYNs come to nothing than do not"
+        meaning = _BEGINNING
     else:
         kind, what = Kind.SYN_QUEUE, "SYN queue full"
         meaning = _TOO_SMALL.format(who=owner(listener.unit))
-    return _of_listener(kind, listener, waiting, what, meaning + _dropped(listener))
+    told = meaning + _answered(figures) + _dropped(listener)
+    return _of_listener(kind, listener, waiting, what, told)
 
 
 _FLOOD: Final = (
     "A SYN flood, or packets get lost: of {resent:,} the SYN+ACK had to be sent again. Nobody who"
     " is there takes so long."
 )
+_BEGINNING: Final = "A SYN flood that has just begun, or packets get lost."
 _TOO_SMALL: Final = (
     "Clients answer, but more connect at a time than the backlog of {who} has room for: let it call"
     " listen() with more, and mind somaxconn."
 )
 
 
-def _cookies(counters: Mapping[str, int]) -> str:
-    """What the kernel did about full SYN queues so far, whoever's they were."""
+def _come_to_nothing(figures: Figures | None) -> int:
+    """SYNs lately of which nothing came, 0 if more connections were completed."""
+    if figures is None or figures.lately is None:
+        return 0
+    gained = figures.lately.counters
+    unfinished = max(0, gained.get("syncookies_sent", 0) - gained.get("syncookies_received", 0))
+    unfinished += gained.get("syn_queue_full_drops", 0)
+    return unfinished if unfinished > gained.get("passive_opens", 0) else 0
+
+
+def _accepted(figures: Figures | None) -> str:
+    """What happened at all accept queues lately."""
+    if figures is None or figures.lately is None:
+        return ""
+    seconds, gained = figures.lately
+    full, completed = gained.get("listen_overflows"), gained.get("passive_opens")
+    if not full or completed is None:
+        return ""
+    return (
+        f" Within {seconds:.0f} s {full:,} found an accept queue of this host full, and"
+        f" {completed:,} found room."
+    )
+
+
+def _answered(figures: Figures | None) -> str:
+    """What the kernel did about full SYN queues lately, or so far, whoever's they were."""
+    if figures is None:
+        return ""
+    if figures.lately is None:
+        done = _done(figures.counters)
+        return f" So far the kernel has {done}." if done else ""
+    seconds, gained = figures.lately
+    completed, done = gained.get("passive_opens"), _done(gained)
+    opened = "" if completed is None else f"completed {completed:,} connections"
+    told = " and ".join(filter(None, (opened, done)))
+    return f" Within {seconds:.0f} s the kernel has {told}." if told else ""
+
+
+def _done(counters: Mapping[str, int]) -> str:
     sent, received = counters.get("syncookies_sent"), counters.get("syncookies_received", 0)
     refused = counters.get("syn_queue_full_drops")
     if sent:
-        return f" So far the kernel has sent {sent:,} SYN cookies, of which {received:,} came back."
-    return f" So far the kernel has dropped {refused:,} SYNs for that." if refused else ""
+        return f"sent {sent:,} SYN cookies, of which {received:,} came back"
+    return f"dropped {refused:,} SYNs for that" if refused else ""
 
 
 def _dropped(listener: Listener) -> str:

@@ -63,6 +63,14 @@ def clients(
         yield made
 
 
+@contextmanager
+def from_a_second_ago(scene: Scene) -> Iterator[None]:
+    """A pass before anything happens, so that what is counted from now on is known to be new."""
+    scene.watch()
+    scene.time.move(1)
+    yield
+
+
 def accept_all(server: socket.socket, number: int) -> None:
     for _ in range(number):
         server.accept()[0].close()
@@ -223,8 +231,9 @@ def test_clients_that_do_not_answer_are_told_from_a_slow_server(namespace: Names
     with (
         listen(namespace, SLOW, 16),
         listen(namespace, QUICK, 16),
-        clients(namespace, SLOW, 40),
         Scene(namespace, syn_sent=60, syn_recv=60) as scene,
+        from_a_second_ago(scene),
+        clients(namespace, SLOW, 40),
     ):
         eventually(lambda: half_open(scene, 17, resent=True), "SYN+ACKs are sent again")
         eventually(lambda: agree(namespace, scene), "a moment in which nobody tries again")
@@ -236,9 +245,53 @@ def test_clients_that_do_not_answer_are_told_from_a_slow_server(namespace: Names
         assert (found["syn_flood"].count, found["syn_flood"].limit) == (17, 16)
         cookies = scene.metrics().sum("sockwatch_tcp_syncookies_sent_total")
         assert cookies >= 23
-        assert f"has sent {cookies:,.0f} SYN cookies, of which 0 came back" in (
-            found["syn_flood"].meaning
-        )
+        assert (
+            "Within 1 s the kernel has completed 0 connections and sent"
+            f" {cookies:,.0f} SYN cookies, of which 0 came back"
+        ) in found["syn_flood"].meaning
+
+
+def test_a_flood_that_has_just_begun_is_none_of_a_small_backlog(namespace: Namespace) -> None:
+    """Nothing was sent again yet, but nearly all cookies are lost."""
+    namespace.filter(f"{ANSWERS} drop")
+    with (
+        listen(namespace, SLOW, 16),
+        Scene(namespace) as scene,
+        from_a_second_ago(scene),
+        clients(namespace, SLOW, 60),
+    ):
+        assert half_open(scene, 17)
+        [slow] = scene.snapshot.namespaces[0].listeners
+        assert slow.half_open_resent == 0
+        found = {kind: one for kind, one in scene.findings().items() if kind != "syn_sent"}
+        assert [*found] == ["syn_flood"]
+        assert "just begun" in found["syn_flood"].meaning
+
+
+def test_a_backlog_that_is_too_small_is_no_flood_while_cookies_come_back(
+    namespace: Namespace,
+) -> None:
+    """The last ACKs of some clients take long; the others get in by cookie meanwhile."""
+    namespace.filter(f"{ANSWERS} tcp dport 50001-50017 drop")
+    with (
+        listen(namespace, SLOW, 16) as slow,
+        Scene(namespace) as scene,
+        from_a_second_ago(scene),
+        ExitStack() as held,
+    ):
+        for port in range(50_001, 50_018):
+            client = held.enter_context(namespace.socket(socket.AF_INET))
+            client.bind((HERE, port))
+            client.setblocking(False)
+            client.connect_ex((HERE, SLOW))
+        for _ in range(5):
+            with clients(namespace, SLOW, 1):
+                accept_all(slow, 1)
+        assert half_open(scene, 17)
+        found = scene.findings()
+        assert [*found] == ["syn_queue"]
+        assert "sent 5 SYN cookies, of which 5 came back" in found["syn_queue"].meaning
+        assert "completed 5 connections" in found["syn_queue"].meaning
 
 
 def test_more_clients_at_a_time_than_the_backlog_has_room_for(namespace: Namespace) -> None:
@@ -280,8 +333,9 @@ def test_syns_that_are_dropped_are_counted_where_there_are_no_cookies(namespace:
     namespace.filter(f"{ANSWERS} drop")
     with (
         listen(namespace, SLOW, 16),
-        clients(namespace, SLOW, 40),
         Scene(namespace, syn_sent=60, syn_recv=60) as scene,
+        from_a_second_ago(scene),
+        clients(namespace, SLOW, 40),
     ):
         eventually(lambda: half_open(scene, 17, resent=True), "SYN+ACKs are sent again")
         eventually(lambda: agree(namespace, scene), "a moment in which nobody tries again")
@@ -290,7 +344,7 @@ def test_syns_that_are_dropped_are_counted_where_there_are_no_cookies(namespace:
         assert (
             by_sockwatch(scene)[str(SLOW)].drops >= dropped
         )  # SYNs of the 17 that came again, too
-        assert f"has dropped {dropped:,.0f} SYNs for that" in scene.findings()["syn_flood"].meaning
+        assert f"and dropped {dropped:,.0f} SYNs for that" in scene.findings()["syn_flood"].meaning
 
 
 class Door(NamedTuple):
