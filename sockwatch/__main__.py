@@ -9,13 +9,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Final, NoReturn, Protocol
 
 from sockwatch import __version__
-from sockwatch.commands import check_config, explain, leaks, report, run
 from sockwatch.config.problems import nearest
 
-COMMANDS: Final = (run, report, leaks, explain, check_config)
+COMMANDS: Final = ("run", "report", "leaks", "explain", "check-config")
+"""Each is a module of `sockwatch.commands`."""
 _WRONG_USE: Final = 2
 _BROKEN_PIPE: Final = 128 + 13
 """What a shell reports for a program ended by SIGPIPE."""
@@ -50,8 +51,8 @@ class SupportsWrite(Protocol):
         ...
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line, complete."""
+def parser(*commands: str) -> argparse.ArgumentParser:
+    """The command line, complete or with these commands only."""
     top = _Parser(
         prog="sockwatch",
         description="Which TCP connections are stuck in which step of the handshake, and whose.",
@@ -60,8 +61,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"sockwatch {__version__}")
     top.set_defaults(run=None)
     subparsers = top.add_subparsers(title="commands", metavar="COMMAND")
-    for command in COMMANDS:
-        command.register(subparsers)
+    for command in commands or COMMANDS:
+        import_module(f"sockwatch.commands.{command.replace('-', '_')}").register(subparsers)
     return top
 
 
@@ -80,8 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    top = parser()
-    args = top.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    top = parser(*(word for word in words[:1] if word in COMMANDS))
+    args = top.parse_args(words)
     if args.run is None:
         top.error("a command is missing")
     status: int = args.run(args)

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sockwatch.commands.explain import state_named
 from sockwatch.config import KEYS
 from sockwatch.config.flags import FILE_HELP, options
 
@@ -39,7 +38,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_filters(parser)
     parser.add_argument(
-        "--url", type=_url, metavar="URL", help="ask this daemon and no other: http://host:port"
+        "--url",
+        type=_url,
+        metavar="URL",
+        help="ask this daemon and no other: http://host:port or https://host:port; a password "
+        "that it asks for is taken from ~/.netrc, or the file that NETRC names",
+    )
+    parser.add_argument(
+        "--ca-file",
+        metavar="FILE",
+        help="certificates that https trusts (default: those of the system)",
     )
     address = KEYS["web.listen_address"]
     meaning = "where the daemon listens, if not where the configuration has it"
@@ -70,6 +78,7 @@ def _parser_of(name: str) -> Callable[[str], Any]:
     """What reads a flag as the parameter of the same name of the API is read."""
 
     def parse(text: str) -> Any:  # noqa: ANN401  of whatever type the field is
+        from sockwatch.commands.explain import state_named
         from sockwatch.export.leaks.query import PARAMETERS
 
         state = state_named(text) if name == "state" else None
@@ -86,11 +95,11 @@ def _url(text: str) -> str:
 
     parts = urlsplit(text)
     try:
-        right = parts.scheme == "http" and parts.hostname and parts.port != 0
+        right = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         right = False
     if not right or parts.path.strip("/") or parts.query:
-        raise argparse.ArgumentTypeError(f"{text!r} must be http://host:port")
+        raise argparse.ArgumentTypeError(f"{text!r} must be http(s)://host:port")
     return text.rstrip("/")
 
 
@@ -137,7 +146,7 @@ def _answer(config: Config, args: argparse.Namespace) -> Answer:
 
     wanted, refusals = _filter(args), list[str]()
     if args.url:
-        return _ask(args.url, wanted)
+        return _ask(args.url, wanted, args.ca_file)
     for url in urls(config.web.listen_address):
         try:
             return _ask(url, wanted)
@@ -158,20 +167,21 @@ def _filter(args: argparse.Namespace) -> Filter:
     )
 
 
-def _ask(url: str, wanted: Filter) -> Answer:
+def _ask(url: str, wanted: Filter, ca_file: str | None = None) -> Answer:
     from sockwatch.export.leaks.query import LEAKS_PATH, query_of
     from sockwatch.export.leaks.reading import NotAnAnswer, read_answer
     from sockwatch.web.client import Unanswered, ask
 
     try:
-        return read_answer(ask(url, f"{LEAKS_PATH}?{query_of(wanted)}"))
+        return read_answer(ask(url, f"{LEAKS_PATH}?{query_of(wanted)}", ca_file))
     except NotAnAnswer as error:
         raise Unanswered(f"what answers at {url} is not sockwatch ({error})") from error
 
 
 def _look(config: Config, wanted: Filter, why: str) -> Answer:
-    from sockwatch.export.document import Host
-    from sockwatch.export.leaks.answer import Look, answer
+    from sockwatch.export.host import Host
+    from sockwatch.export.leaks.answer import Look
+    from sockwatch.export.leaks.answering import answer
     from sockwatch.poll import NoSource
     from sockwatch.poll.look import LOOKS, PAUSE, look_closely
 

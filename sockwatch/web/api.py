@@ -16,7 +16,7 @@ from typing import Final
 
 from sockwatch.export.document import Document, Host, document, listeners_document
 from sockwatch.export.findings import find
-from sockwatch.export.leaks.answer import answer
+from sockwatch.export.leaks.answering import answer
 from sockwatch.export.leaks.document import leaks_document
 from sockwatch.export.leaks.query import QueryError, parse_query
 from sockwatch.observe.snapshot import Snapshot

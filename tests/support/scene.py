@@ -29,7 +29,8 @@ from sockwatch.export.document import Host
 from sockwatch.export.exposition import Exposition
 from sockwatch.export.findings import Finding, find
 from sockwatch.export.formats import Format
-from sockwatch.export.leaks.answer import Answer, answer
+from sockwatch.export.leaks.answer import Answer
+from sockwatch.export.leaks.answering import answer
 from sockwatch.export.leaks.document import leaks_document
 from sockwatch.export.leaks.query import parse_query
 from sockwatch.observe.snapshot import PassKind, Snapshot

@@ -3,6 +3,7 @@
 
 import json
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+import bcrypt
 import pytest
+from authority import Authority
 from http_client import PATIENCE, Served, Shelf, serving
 from marked import OWNERS, Entry, seen, stuck
 from snapshots import PSUTIL, of_namespaces, snapshot
@@ -23,6 +26,7 @@ from sockwatch.tcp.causes import Cause
 from sockwatch.tcp.states import State
 from sockwatch.web import client
 from sockwatch.web.client import urls
+from sockwatch.web.protection import Protection
 
 STUCK: Final = (
     *[Entry(age=100.0 + number, inode=101) for number in range(30)],
@@ -152,6 +156,25 @@ def test_the_daemon_is_found_where_the_configuration_has_it(
     assert looked == []
 
 
+HEAVY: Final = {
+    *("ssl", "http.client", "asyncio", "uvicorn", "prometheus_client", "pyroute2", "psutil"),
+    *("sockwatch.poll", "sockwatch.kernel", "sockwatch.observe.search", "sockwatch.tcp.model"),
+    *("sockwatch.export.findings", "sockwatch.export.report.text", "sockwatch.commands.run"),
+}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_who_asks_a_daemon_does_not_load_what_looks_itself(flags: list[str]) -> None:
+    """At three in the morning it is the start of the program that one waits for."""
+    code = "import sys; from sockwatch.__main__ import main; main(); print(*sys.modules)"
+    with serving(Shelf(FINE)) as server:
+        command = [sys.executable, "-c", code, "leaks", f"--url={url(server)}", *flags]
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    loaded = {*told.stdout.splitlines()[-1].split()}
+    assert "sockwatch.export.leaks.reading" in loaded
+    assert HEAVY & loaded == set()
+
+
 @pytest.mark.parametrize(
     ("listened", "asked"),
     [
@@ -264,8 +287,8 @@ def http(status: str, body: str) -> bytes:
         (http("404 Not Found", "Nothing is\nserved\x1b[2J here."), "answers with 404: Nothing is"),
         (http("403 Forbidden", "x" * 9999), "answers with 403: xxx"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "is not sockwatch"),
-        (b"", "(Remote end closed connection without response)"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "(its answer breaks off)"),
+        (b"", "does not speak HTTP; if it speaks TLS, ask it with --url https://host:port"),
     ],
 )
 def test_who_is_not_sockwatch_is_not_believed(
@@ -295,6 +318,120 @@ def test_who_never_answers_is_not_waited_for_long(
     assert "(timed out)" in " ".join(capsys.readouterr().out.split())
 
 
+# A daemon that is protected
+
+
+PASSWORD: Final = "correct horse"  # noqa: S105  nobody's
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="module")
+def authority(folder: Path) -> Authority:
+    made = Authority(folder)
+    made.issue("server")
+    return made
+
+
+@pytest.fixture(scope="module")
+def protected(authority: Authority, folder: Path) -> Iterator[str]:
+    """Where a daemon answers over TLS who knows the password."""
+    hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+    file = folder / "web.yml"
+    file.write_text(
+        "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
+        f"basic_auth_users:\n  admin: {hashed}\n"
+    )
+    with serving(Shelf(LEAKING), protection=Protection(str(file))) as server:
+        assert authority.cert.exists()
+        yield address(server)
+
+
+@pytest.fixture
+def trusted(protected: str, authority: Authority) -> list[str]:
+    """Flags by which it is asked."""
+    return [f"--url=https://{protected}", f"--ca-file={authority.cert}"]
+
+
+@pytest.fixture
+def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    file = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(file))
+    return file
+
+
+def knows(netrc: Path, password: str = PASSWORD, host: str = "127.0.0.1") -> None:
+    netrc.write_text(f'machine {host} login admin password "{password}"\n')
+    netrc.chmod(0o600)
+
+
+def test_who_trusts_it_and_knows_the_password_is_answered(
+    trusted: list[str], netrc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knows(netrc)
+    assert main(["leaks", *trusted]) == 1
+    assert "app.service leaks 30 connections" in capsys.readouterr().out
+
+
+def test_who_does_not_trust_it_sends_no_password(
+    protected: str, netrc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    knows(netrc)
+    assert main(["leaks", f"--url=https://{protected}"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"no daemon answers at https://{protected} (unable to get local issuer" in err
+    assert PASSWORD not in err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "asks for a password, and {path} has none for 127.0.0.1"),
+        ("", "asks for a password, and {path} has none for 127.0.0.1"),
+        ("machine elsewhere login a password b", "{path} has none for 127.0.0.1"),
+        ("default login a password b", "{path} has none for 127.0.0.1"),
+        ("machine 127.0.0.1 login admin password wrong", "does not take the password of {path}"),
+        ("nonsense", "asks for a password, and {path} cannot be read: bad toplevel token"),
+    ],
+)
+def test_without_the_password_it_says_where_to_put_it(
+    content: str | None,
+    said: str,
+    trusted: list[str],
+    netrc: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        netrc.write_text(content)
+    assert main(["leaks", *trusted]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said.format(path=netrc) in err
+
+
+def test_who_asks_tls_in_plain_text_looks_itself_and_is_told_how_to_ask(
+    protected: str, looked: list[Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["leaks", f"--web.listen-address={protected}"]) == 1
+    assert "if it speaks TLS, ask it with --url" in " ".join(capsys.readouterr().out.split())
+    assert len(looked) == 1
+
+
+@pytest.mark.parametrize("content", [None, "nonsense"])
+def test_a_file_that_is_none_of_certificates_is_named(
+    content: str | None, protected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "ca.crt"
+    if content is not None:
+        file.write_text(content)
+    assert main(["leaks", f"--url=https://{protected}", f"--ca-file={file}"]) == 1
+    assert f"{file} is no file of certificates" in capsys.readouterr().err
+
+
 # Wrong use
 
 
@@ -306,9 +443,9 @@ def test_who_never_answers_is_not_waited_for_long(
         (["--port", "0"], "--port: '0' must be a port from 1 to 65535, or other"),
         (["--older-than", "5"], "--older-than: '5' must be a duration such as"),
         (["--limit", "0"], "--limit: '0' must be a whole number from 1 to 10000"),
-        (["--url", "ftp://host"], "--url: 'ftp://host' must be http://host:port"),
-        (["--url", "http://host:x"], "must be http://host:port"),
-        (["--url", "http://host/path"], "must be http://host:port"),
+        (["--url", "ftp://host"], "--url: 'ftp://host' must be http(s)://host:port"),
+        (["--url", "http://host:x"], "must be http(s)://host:port"),
+        (["--url", "http://host/path"], "must be http(s)://host:port"),
         (["--stat", "close_wait"], "did you mean --state?"),
     ],
 )

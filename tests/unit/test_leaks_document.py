@@ -16,7 +16,8 @@ from snapshots import NETLINK, PSUTIL, TAKEN, of_namespaces, snapshot
 from sockwatch import __version__
 from sockwatch.export.document import Host
 from sockwatch.export.leaks import document as module
-from sockwatch.export.leaks.answer import Answer, Look, answer
+from sockwatch.export.leaks.answer import Answer, Look
+from sockwatch.export.leaks.answering import answer
 from sockwatch.export.leaks.document import leaks_document
 from sockwatch.export.leaks.reading import NotAnAnswer, read_answer
 from sockwatch.export.leaks.text import leaks_text

@@ -11,7 +11,8 @@ from marked import ENTRIES, OWNERS, Entry, seen, stuck
 from snapshots import of_namespaces
 
 from sockwatch.export.document import Host
-from sockwatch.export.leaks.answer import Answer, Look, answer
+from sockwatch.export.leaks.answer import Answer, Look
+from sockwatch.export.leaks.answering import answer
 from sockwatch.export.leaks.groups import GROUPS, SHARES
 from sockwatch.export.leaks.text import leaks_text
 from sockwatch.export.leaks.words import words

@@ -44,12 +44,11 @@ def test_the_version_is_told() -> None:
 def test_help_names_every_command() -> None:
     told = sockwatch("--help")
     assert told.returncode == 0
-    for command in COMMANDS:
-        name = command.__name__.rsplit(".", 1)[-1].replace("_", "-")
+    for name in COMMANDS:
         assert re.search(rf"^    {name}\b", told.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["run", "report", "explain", "check-config"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_has_help_and_reads_nothing_for_it(command: str) -> None:
     told = sockwatch(command, "--help", env=ENVIRONMENT | {"SOCKWATCH_WATCH_INTERVAL": "no"})
     assert (told.returncode, told.stderr) == (0, "")
@@ -111,7 +110,7 @@ def imported(*arguments: str) -> set[str]:
 )
 def test_what_needs_no_kernel_starts_without_what_reads_it(arguments: tuple[str, ...]) -> None:
     names = imported(*arguments)
-    assert "sockwatch.commands.run" in names
+    assert "sockwatch.config.problems" in names
     assert not HEAVY & {name.split(".")[0] for name in names}
 
 

@@ -22,7 +22,8 @@ from snapshots import (
 
 from sockwatch.export.document import Host
 from sockwatch.export.findings import find
-from sockwatch.export.report import Page, report
+from sockwatch.export.report.page import Page
+from sockwatch.export.report.text import report
 from sockwatch.export.terminal import PLAIN, Style, display_width
 from sockwatch.observe.snapshot import OTHER, NamespaceView, Snapshot
 from sockwatch.tcp.states import Direction, State, Unowned

@@ -155,7 +155,7 @@ class Counting:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.searches = self.at_a_time = self.most_at_a_time = 0
         self.may_search = threading.Event()
-        monkeypatch.setattr("sockwatch.export.leaks.answer.find_leaks", self)
+        monkeypatch.setattr("sockwatch.export.leaks.answering.find_leaks", self)
 
     def __call__(self, views: Iterable[NamespaceView], wanted: Filter) -> Leaks | None:
         self.searches += 1

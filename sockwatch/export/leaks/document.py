@@ -43,12 +43,14 @@ Keys, `null`, times, names and strings are as in `sockwatch.export.document`.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sockwatch.export.document import Document
 from sockwatch.export.leaks.answer import Answer
 from sockwatch.observe.leaks import Filter, Group, Leak
 from sockwatch.tcp.owners import Process
+
+if TYPE_CHECKING:  # a command that tells of leaks need not load all the rest
+    from sockwatch.export.document import Document
 
 _PROTOCOLS: Final = ("tcp", "mptcp")
 

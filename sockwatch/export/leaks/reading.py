@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sockwatch.export.document import Host
+from sockwatch.export.host import Host
 from sockwatch.export.leaks.answer import Answer, Look
 from sockwatch.observe.leaks import Filter, Group, Leak, Leaks, Share
 from sockwatch.observe.snapshot import ServiceKey

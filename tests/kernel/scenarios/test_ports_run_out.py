@@ -12,7 +12,8 @@ from lab.stage import reach
 from scene import HERE, Scene
 
 from sockwatch.export.document import Host
-from sockwatch.export.report import Page, report
+from sockwatch.export.report.page import Page
+from sockwatch.export.report.text import report
 from sockwatch.tcp.states import State
 
 pytestmark = pytest.mark.kernel
