@@ -3,31 +3,56 @@
 Theory of operation. All scenes go on at the same time, each at a host of its own where it would
 disturb another. After the time in which every alert must have come the causes end, and after the
 time in which every one must be resolved the play is over. Tests then read what the receiver got.
+
+Host by host: `leaky` and `lost` leak in CLOSE_WAIT, and the daemon of the second is killed in the
+end; `clogged` has full queues and destinations that do not answer, `crowded` few ports, `flooded`
+and `small` a SYN queue that overflows. `plain` has psutil only, `blinded` has nothing left after a
+moment, `dim` a quarter of the time; the daemon of `frozen` is stopped, that of `seeing` is the only
+one to know of sockets in no table, that of `misfit` is configured wrongly. `healthy` is busy.
 """
 
 from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import yaml
+from lab.processes import end, eventually, fork
 
 from alerting import rules, scenes, shorten
-from alerting.hosts import Host
+from alerting.hosts import FREE, Host
 from alerting.servers import Alert, Alertmanager, Json, Prometheus, Receiver
 
 FACTOR: Final = 30
 """An hour is two minutes."""
 PROLOGUE: Final = 5.0
 """Seconds in which nothing happens yet, which alerts that look for growth compare with."""
-ACT: Final = 72.0
-"""Seconds for every alert to come: folded services, the slowest, take half an hour."""
-EPILOGUE: Final = 45.0
-"""Seconds for every alert to be resolved: windows and keep_firing_for take up to 18 minutes."""
+ACT: Final = 100.0
+"""Seconds for every alert to come: hidden sockets, the slowest, need three quarters of an hour of
+history and are watched for twenty minutes more."""
+LATER: Final = 20.0
+"""Seconds after which begins what grows or is told of soon."""
+EPILOGUE: Final = 50.0
+"""Seconds for every alert to be resolved: windows and keep_firing_for take up to 20 minutes."""
+LEAKED: Final = 110
+"""Connections of a leak that is told by their number alone."""
 ALERTMANAGER: Final = Path(__file__).parents[3] / "deploy" / "alertmanager" / "alertmanager.yml"
+
+
+class Moment(StrEnum):
+    """When something was done on purpose."""
+
+    BEGAN = "began"
+    """Most trouble."""
+    BLINDED = "blinded"
+    LATER = "later"
+    ENDED = "ended"
+    """All trouble, but for the host whose daemon was killed then."""
 
 
 class Told(NamedTuple):
@@ -35,13 +60,18 @@ class Told(NamedTuple):
 
     alerts: list[Alert]
     """What the receiver got, in order."""
-    began: float
-    ended: float
-    """Of the causes, but for the host whose daemon was killed then."""
+    moments: dict[Moment, float]
     unhealthy: dict[str, str]
     """The rules that did not evaluate."""
     fired: list[dict[str, str]]
     """Labels of the alerts that fired at any time."""
+    hidden: list[float]
+    """Hidden sockets before the end. They are those of the whole machine: when somebody else on it
+    opens or closes very many sockets, they jump."""
+
+    @property
+    def ended(self) -> float:
+        return self.moments[Moment.ENDED]
 
     def about(self, status: str, **labels: str) -> list[Alert]:
         """What was told of alerts with these labels."""
@@ -59,32 +89,45 @@ class Cast:
         self._stack = stack
         self._folder = folder
         self.hosts: dict[str, Host] = {}
-        self.config = folder / "misfit.toml"
-        self.config.write_text(MISFIT)
         self.leaky = self._host("leaky")
         self.lost = self._host("lost")
-        self.clogged = self._host("clogged", **{"net.ipv4.tcp_max_tw_buckets": 20})
-        self.crowded = self._host("crowded", **FEW_PORTS)
+        self.clogged = self._host("clogged", {"net.ipv4.tcp_max_tw_buckets": 20})
+        self.crowded = self._host("crowded", FEW_PORTS)
         self.flooded = self._host("flooded")
         self.small = self._host("small")
         self.plain = self._host("plain")
+        self.blinded = self._host("blinded", netlink=False)
+        self.dim = self._host("dim", netlink=False)
+        self.frozen = self._host("frozen")
+        self.seeing = self._host("seeing", hidden_every=30 / FACTOR)
         self.misfit = self._host("misfit")
         self.healthy = self._host("healthy")
         self.clogged.namespace.filter(scenes.NO_ANSWER)
         for host in (self.flooded, self.small):
             host.namespace.filter(scenes.ONLY_SYN)
 
-    def _host(self, name: str, **sysctls: int | str) -> Host:
-        flags = shorten.flags(FACTOR)
-        if name == "misfit":
-            flags = [flag for flag in flags if "budget" not in flag]
-            flags.append(f"--config.file={self.config}")
-        host = Host(name, self._folder, *flags, sysctls=sysctls)
+    def _host(
+        self,
+        name: str,
+        sysctls: Mapping[str, int | str] | None = None,
+        *,
+        netlink: bool = True,
+        hidden_every: float | None = None,
+    ) -> Host:
+        host = Host(
+            name,
+            self._folder,
+            *shorten.flags(FACTOR),
+            sysctls=sysctls,
+            netlink=netlink,
+            hidden_every=hidden_every,
+        )
         self.hosts[name] = self._stack.enter_context(host)
         return host
 
     def begin(self, unit: Path) -> None:
         """Let all trouble begin, and what is none."""
+        self.misfit.configure(MISFIT)
         self.leaky.play(scenes.leaks, 4, 600, unit=unit)
         self.lost.play(scenes.leaks, 20, 25, unit=unit)
         self.clogged.play(scenes.half_closes, 25)
@@ -94,26 +137,48 @@ class Cast:
         self.clogged.play(scenes.asks_in_vain, 5)
         self.clogged.play(scenes.churns, 20)
         self.crowded.play(scenes.crowds, 90)
-        self.crowded.play(scenes.fills, 20, 1, 80)
         self.flooded.play(scenes.floods, 16, 30)
         self.small.play(scenes.overflows, 16, 20)
-        self.plain.restart(signal.SIGTERM, "--source.prefer=psutil", "--census.interval=1s")
-        self.plain.play(scenes.leaks, 50, 110)
+        self.plain.configure(f"{FREE}[source]\nprefer = 'psutil'\n")
+        self.plain.play(scenes.leaks, 50, LEAKED)
+        self.blinded.play(scenes.leaks, 50, LEAKED)
+        self.frozen.send(signal.SIGSTOP)
         self.misfit.play(scenes.pools, 2)
         self.misfit.play(scenes.churns, 5)
-        self.config.write_text("[watch]\nintervall = '1s'\n")
-        self.misfit.reload()
+        self.healthy.play(scenes.works, 50, 100)
         self.healthy.play(scenes.pools, 2)
         self.healthy.play(scenes.is_slow, 30, 20 / FACTOR, 2)
         self.healthy.play(scenes.churns, 50)
 
+    def go_blind(self) -> None:
+        """Blind one host once it has seen a leak, and another one a quarter of the time."""
+        eventually(self._sees_the_leak, "blinded has seen the leak", 30.0)
+        self.blinded.blind()
+        self._flicker = fork(self.dim.flicker, (0.5, 1.5), None)
+        self._stack.callback(end, self._flicker)
+
+    def go_on(self) -> None:
+        """Let begin what begins later."""
+        self.crowded.play(scenes.fills, 20, 0.8, 84)
+        self.seeing.play(scenes.hoards, 8, 900)
+        self.misfit.configure("[watch]\nintervall = '1s'\n")
+
+    def _sees_the_leak(self) -> bool:
+        found = self.blinded.metrics().sum("sockwatch_tcp_connections", state="close_wait")
+        return found >= LEAKED
+
     def end(self) -> None:
         """Let all trouble end, but for the host whose daemon is gone."""
-        for host in (self.leaky, self.clogged, self.crowded, self.flooded, self.small, self.plain):
-            host.finish()
-        self.plain.restart(signal.SIGTERM)
-        self.config.write_text("[cpu]\nbudget = 0\n")
-        self.misfit.reload()
+        self.lost.stop(signal.SIGKILL)
+        end(self._flicker)
+        for host in (self.blinded, self.dim):
+            host.see_again()
+        self.frozen.send(signal.SIGCONT)
+        for host in (self.plain, self.misfit):
+            host.configure(FREE)
+        for host in self.hosts.values():
+            if host not in (self.lost, self.healthy, self.misfit):
+                host.finish()
 
 
 FEW_PORTS: Final[dict[str, int | str]] = {
@@ -142,14 +207,16 @@ class Watchers:
             _prometheus(folder, prometheus, _prometheus_config(cast, manager.address))
         )
 
-    def told(self, began: float, ended: float) -> Told:
+    def told(self, moments: dict[Moment, float]) -> Told:
         fired = self.prometheus.query('max_over_time(ALERTS{alertstate="firing"}[10m])')
+        window = f"[{ACT:.0f}s] offset {EPILOGUE + 5:.0f}s"
+        hidden = self.prometheus.query(f"sockwatch_tcp_hidden_sockets{window}")
         return Told(
             self.receiver.alerts,
-            began,
-            ended,
+            moments,
             self.prometheus.unhealthy(),
             [series["metric"] for series in fired],
+            [float(value) for series in hidden for _, value in series["values"]],
         )
 
 
@@ -193,22 +260,31 @@ def play(folder: Path, programs: dict[str, str], alertmanager: str, unit: Path) 
             name: Watchers(stack, folder / name, program, alertmanager, cast)
             for name, program in programs.items()
         }
-        began, ended = _acts(cast, unit)
-        return {name: one.told(began, ended) for name, one in watchers.items()}
+        moments = dict(_acts(cast, unit))
+        return {name: one.told(moments) for name, one in watchers.items()}
 
 
-def _acts(cast: Cast, unit: Path) -> tuple[float, float]:
+def _acts(cast: Cast, unit: Path) -> Iterator[tuple[Moment, float]]:
+    """Play; yields when what was done."""
     time.sleep(PROLOGUE)
     began = time.monotonic()
+    yield Moment.BEGAN, began
     cast.begin(unit)
-    time.sleep(ACT / 3)
+    cast.go_blind()
+    yield Moment.BLINDED, time.monotonic()
+    _wait_until(began + LATER)
+    yield Moment.LATER, time.monotonic()
+    cast.go_on()
+    _wait_until(began + ACT / 3)
     cast.healthy.restart(signal.SIGTERM)
-    time.sleep(ACT / 3)
+    _wait_until(began + 2 * ACT / 3)
     for host in (cast.healthy, cast.leaky):
         host.restart(signal.SIGKILL)
-    time.sleep(ACT / 3)
-    cast.lost.stop(signal.SIGKILL)
-    ended = time.monotonic()
+    _wait_until(began + ACT)
+    yield Moment.ENDED, time.monotonic()
     cast.end()
     time.sleep(EPILOGUE)
-    return began, ended
+
+
+def _wait_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))

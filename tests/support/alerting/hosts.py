@@ -8,43 +8,65 @@ are those of the whole machine, on which other tests may run.
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Final, Self
 
-from daemon import ROOT, environment
+from daemon import ROOT, Metrics, environment
 from lab import Namespace
 from lab.processes import command_line, end
 from own_cgroups import enter
 
 from alerting.servers import get
 
-_BOOT: Final = """
-import os, sys
-os.dup2(int(sys.argv[1]), 3)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
-os.execv(sys.executable, [sys.executable, "-m", "sockwatch", "run", *sys.argv[2:]])
-"""
-_HIDE: Final = 'mount -t proc -o hidepid=invisible proc /proc && exec "$@"'
+FREE: Final = "[cpu]\nbudget = 0\n"
+"""What a daemon is configured with: passes come much more often than is usual."""
+_BOOT: Final = Path(__file__).with_name("boot.py")
+_HIDE: Final = 'mount -t proc -o hidepid=invisible,gid=65534 proc /proc && exec "$@"'
 _ALONE: Final = ("unshare", "--mount", "sh", "-c", _HIDE, "sh")
+_SEEING: Final = ("unshare", "--mount")
 
 
 class Host:
     """A network namespace that is watched, for a `with` block."""
 
     def __init__(
-        self, name: str, folder: Path, *flags: str, sysctls: Mapping[str, int | str] | None = None
+        self,
+        name: str,
+        folder: Path,
+        *flags: str,
+        sysctls: Mapping[str, int | str] | None = None,
+        netlink: bool = True,
+        hidden_every: float | None = None,
     ) -> None:
+        """Describe it; the block makes it.
+
+        Args:
+            name: how Prometheus calls it.
+            folder: for the daemon's configuration and log.
+            flags: of the daemon.
+            sysctls: of the namespace.
+            netlink: whether the daemon is let use it.
+            hidden_every: seconds after which the daemon, which then may see all of the machine,
+                counts hidden sockets anew.
+        """
         self.name = name
         self.scenes: dict[str, ForkProcess] = {}
         self.log = folder / f"{name}.log"
-        self._flags = flags
+        self._nothing = folder / f"{name}.nothing"
+        self._config = folder / f"{name}.toml"
+        self._config.write_text(FREE)
+        self._flags = (*flags, f"--config.file={self._config}")
+        self._netlink = netlink
+        self._hidden_every = hidden_every
         self._sysctls = sysctls
         self._cleanup = ExitStack()
         self._daemon: subprocess.Popen[bytes] | None = None
@@ -65,14 +87,12 @@ class Host:
     def address(self) -> str:
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
-    def start(self, *flags: str) -> None:
-        """Start the daemon, with further flags; what it says is added to the log."""
+    def start(self) -> None:
+        """Start the daemon; what it says is added to the log."""
         number = self._listener.fileno()
-        flags = ("--web.systemd-socket", *self._flags, *flags)
-        python = (sys.executable, "-c", _BOOT, f"{number}", *flags)
         with self.log.open("ab") as log, self.namespace.entered():
             self._daemon = subprocess.Popen(
-                [*_ALONE, *command_line(python, uid=0)],
+                self._command(number),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -81,25 +101,65 @@ class Host:
                 cwd=ROOT,
             )
 
-    def restart(self, number: signal.Signals, *flags: str) -> None:
-        """End the daemon with a signal, and start it with further flags."""
+    def _command(self, descriptor: int) -> list[str]:
+        sees_all = self._hidden_every is not None
+        wanted = {
+            "descriptor": descriptor,
+            "netlink": self._netlink,
+            "hidden_every": self._hidden_every or 30.0,
+        }
+        python = (sys.executable, f"{_BOOT}", json.dumps(wanted), *self._flags)
+        if sees_all:
+            return [*_SEEING, *command_line(python, uid=None)]
+        return [*_ALONE, *command_line(python, uid=0)]
+
+    def restart(self, number: signal.Signals) -> None:
+        """End the daemon with a signal, and start it again."""
         self.stop(number)
-        self.start(*flags)
+        self.start()
+
+    def configure(self, text: str) -> None:
+        """Give the running daemon another configuration."""
+        self._config.write_text(text)
+        self.send(signal.SIGHUP)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the daemon, if it runs."""
         if self._daemon is not None:
-            self._daemon.send_signal(number)
+            self.send(number)
+            self.send(signal.SIGCONT)
             self._daemon.wait(15)
             self._daemon = None
 
-    def reload(self) -> None:
-        """Tell the daemon to load its configuration again."""
+    def send(self, number: signal.Signals) -> None:
+        """Send the daemon a signal."""
         assert self._daemon is not None
-        self._daemon.send_signal(signal.SIGHUP)
+        self._daemon.send_signal(number)
 
-    def metrics(self) -> str:
-        return get(f"http://{self.address}/metrics").decode()
+    def blind(self) -> None:
+        """Take /proc/net from the daemon; without netlink that is all that it has."""
+        self._nothing.mkdir(exist_ok=True)
+        self._mounts("mount", "--bind", f"{self._nothing}")
+
+    def see_again(self) -> None:
+        self._mounts("umount", "--quiet")
+
+    def _mounts(self, *command: str) -> None:
+        assert self._daemon is not None
+        pid = self._daemon.pid
+        inside = ("nsenter", f"--mount=/proc/{pid}/ns/mnt")
+        subprocess.run([*inside, *command, f"/proc/{pid}/net"], check=False)
+
+    def flicker(self, blind: float, seeing: float) -> None:
+        """Blind the daemon from time to time, for so many seconds."""
+        while True:
+            self.blind()
+            time.sleep(blind)
+            self.see_again()
+            time.sleep(seeing)
+
+    def metrics(self) -> Metrics:
+        return Metrics(get(f"http://{self.address}/metrics").decode())
 
     def play(
         self, scene: Callable[..., None], *arguments: object, unit: Path | None = None

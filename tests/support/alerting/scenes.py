@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Final
 
 from lab import vanish
-from lab.stage import reach
+from lab.stage import reach, reset
 
 from sockwatch.tcp.states import State
 
@@ -23,6 +23,7 @@ SILENT: Final = "127.0.0.2"
 LEAK, HALF_CLOSED, ASLEEP, BLACK_HOLE = 8001, 8002, 8003, 8004
 STANDING, CROWDED, FILLING, CHURN = 8005, 8006, 8007, 8008
 SMALL, POOL, SLOW, BURSTY = 8009, 8010, 8011, 8012
+DEAD, BUSY = 8013, 8014
 NO_ANSWER: Final = f"tcp dport {BLACK_HOLE} tcp flags & (syn | ack) == syn drop"
 ONLY_SYN: Final = f"ip saddr {SILENT} tcp flags & syn == 0x0 drop"
 
@@ -72,6 +73,17 @@ def half_closes(number: int) -> None:
         reach(State.FIN_WAIT2, accepted)
         vanish(client)
         kept.append(accepted)
+    hold(kept)
+
+
+def hoards(rate: float, most: int) -> None:
+    """The service keeps connections that were reset, which are in no table any more."""
+    server, kept = listen(DEAD), list[socket.socket]()
+    while len(kept) < most:
+        client, accepted = pair(server)
+        kept.append(accepted)
+        reset(client)
+        time.sleep(1 / rate)
     hold(kept)
 
 
@@ -138,6 +150,18 @@ def churns(rate: float) -> None:
         client, accepted = pair(server)
         accepted.close()
         client.close()
+        time.sleep(1 / rate)
+
+
+def works(clients: int, rate: float) -> None:
+    """Clients that stay, and get an answer to each request."""
+    server = listen(BUSY)
+    pairs = deque([pair(server) for _ in range(clients)])
+    while True:
+        for one, other in (pairs[0], reversed(pairs[0])):
+            one.sendall(bytes(512))
+            other.recv(512)
+        pairs.rotate()
         time.sleep(1 / rate)
 
 

@@ -27,9 +27,19 @@ PROMETHEUS_3: Final = "PROMETHEUS_3"
 
 
 def of_version_3(name: str) -> str | None:
-    """Return the path of a program of Prometheus 3, None where there is none."""
-    folder = os.environ.get(PROMETHEUS_3)
-    return shutil.which(name, path=folder) if folder else None
+    """Return the path of a program of Prometheus 3, None where there is none.
+
+    It is that of the folder named in the environment, else one on PATH that says so.
+    """
+    if folder := os.environ.get(PROMETHEUS_3):
+        return shutil.which(name, path=folder)
+    found = (shutil.which(name, path=folder) for folder in os.get_exec_path())
+    return next((program for program in found if program and _is_of_version_3(program)), None)
+
+
+def _is_of_version_3(program: str) -> bool:
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    return " version 3." in said.stdout
 
 
 def free_port() -> int:
@@ -51,7 +61,9 @@ class Server:
         self.address = f"127.0.0.1:{free_port()}"
         self._log = folder / "log"
         self._command = [program, f"--web.listen-address={self.address}", "--log.level=warn"]
-        self._command += [f"--{name}={value}" for name, value in flags.items()]
+        self._command += [
+            f"--{name}" if value is True else f"--{name}={value}" for name, value in flags.items()
+        ]
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as output:
@@ -109,6 +121,11 @@ class Prometheus(Server):
         """Return the value of an expression that is one number, 0 if nothing has it."""
         found = self.query(expression)
         return float(found[0]["value"][1]) if found else 0.0
+
+    def federate(self, match: str) -> bytes:
+        """Return what a server that federates gets for a selector."""
+        query = urllib.parse.urlencode({"match[]": match})
+        return get(f"http://{self.address}/federate?{query}")
 
     def unhealthy(self) -> dict[str, str]:
         """Return the rules that did not evaluate, and why."""
