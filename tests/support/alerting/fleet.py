@@ -1,7 +1,7 @@
 """Very many hosts, as Prometheus sees them: pages that one small server answers for all of them.
 
 A page is what the exporter makes of a snapshot of a host of ordinary size. Each host has the same
-services; counters go on with time, and what a host has of its own is put into its page.
+services; numbers of connections sway, counters go on with time, and on one host a service leaks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 from typing import Final, cast
 
 from everything import passes
@@ -21,6 +22,7 @@ from kernel_figures import FIGURES, with_figures
 from lab.processes import end, fork
 from snapshots import listener, outbound, service, snapshot
 
+from alerting.servers import Json
 from sockwatch.export.exposition import Exposition
 from sockwatch.export.formats import Format
 from sockwatch.export.own import HttpCounts, Reloads, own_families
@@ -42,6 +44,9 @@ USED: Final = 18
 """Services elsewhere that a host is a client of."""
 LEAKING: Final = "8003"
 """Port of the service that leaks where one does."""
+LEAKING_PATH: Final = "/17"
+LEAKING_HOST: Final = "host0017"
+"""Where it does."""
 
 _INBOUND: Final = [
     service(8000 + n, f"app{n}.service", established=40 + n, close_wait=1, time_wait=25, last_ack=1)
@@ -58,14 +63,19 @@ _DESTINATIONS: Final = Destinations(
     unanswered={},
 )
 _LEAK: Final = StuckKey(_INBOUND[3].key, State.CLOSE_WAIT, Cause.NOT_CLOSED)
-_STUCK: Final = 987_654_321
+_STUCK: Final = 987_654
 """Stands in the page for the stuck connections of that service."""
 _GOING_ON: Final = re.compile(
     rb"^(sockwatch_(?:tcp_(?:active|passive)_opens|passes|pass_cpu_seconds)_total.*|"
     rb"sockwatch_last_pass_timestamp_seconds.*) (\S+)$",
     re.MULTILINE,
 )
-"""What is not the same at every scrape."""
+"""What goes on with time."""
+_SWAYING: Final = re.compile(
+    rb'^(sockwatch_tcp_(?:connections|sockets)\{.*state="(?:established|time_wait)".*) (\S+)$',
+    re.MULTILINE,
+)
+"""What goes up and down."""
 _FIGURES: Final = replace(FIGURES, time_wait=300)
 _NOT_WATCHED: Final = (State.UNKNOWN, State.TIME_WAIT, State.CLOSE, State.LISTEN)
 
@@ -112,9 +122,9 @@ def page() -> bytes:
 class _Pages:
     """The pages of all hosts as of now, compressed as Prometheus asks for them."""
 
-    def __init__(self, leaking: str) -> None:
-        self._leaking = leaking
+    def __init__(self) -> None:
         self._template = page()
+        self._random = Random(1)
         self._began = time.monotonic()
         self._second = -1
         self._made = (b"", b"")
@@ -124,12 +134,16 @@ class _Pages:
         if passed != self._second:
             self._second = passed
             self._made = (self._page(passed, 0), self._page(passed, 25 + passed))
-        return self._made[path == self._leaking]
+        return self._made[path == LEAKING_PATH]
 
     def _page(self, passed: int, stuck: int) -> bytes:
         body = self._template.replace(f"{float(_STUCK)}".encode(), b"%d" % stuck)
+        body = _SWAYING.sub(lambda line: b"%b %d" % (line[1], self._swayed(line[2])), body)
         body = _GOING_ON.sub(lambda line: b"%b %f" % (line[1], self._value(line, passed)), body)
         return gzip.compress(body, compresslevel=1)
+
+    def _swayed(self, value: bytes) -> int:
+        return round(float(value) * self._random.uniform(0.7, 1.3))
 
     def _value(self, line: re.Match[bytes], passed: int) -> float:
         if b"timestamp" in line[1]:
@@ -161,27 +175,34 @@ _HEAD: Final = (
 )
 
 
-async def _serve(listening: socket.socket, leaking: str) -> None:
-    pages = _Pages(leaking)
+async def _serve(listening: socket.socket) -> None:
+    pages = _Pages()
     server = await asyncio.get_running_loop().create_server(
         lambda: _Answering(pages), sock=listening
     )
     await server.serve_forever()
 
 
-def _answer(listening: socket.socket, leaking: str) -> None:
-    asyncio.run(_serve(listening, leaking))
+def _answer(listening: socket.socket) -> None:
+    asyncio.run(_serve(listening))
+
+
+def targets(address: str, hosts: int) -> list[Json]:
+    """Return the scrape targets of so many hosts at `address`, as `static_configs`."""
+    return [
+        {
+            "targets": [address],
+            "labels": {"instance": f"host{number:04}", "__metrics_path__": f"/{number}"},
+        }
+        for number in range(hosts)
+    ]
 
 
 @contextmanager
-def answering(leaking: str) -> Iterator[str]:
-    """Serve every path a page of its own, in a process of its own; yields the address.
-
-    Args:
-        leaking: path of the host on which a service leaks.
-    """
+def answering() -> Iterator[str]:
+    """Serve a page for every path, in a process of its own; yields the address."""
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
-        child = fork(_answer, (listening, leaking), None)
+        child = fork(_answer, (listening,), None)
         try:
             yield f"127.0.0.1:{listening.getsockname()[1]}"
         finally:
