@@ -1,4 +1,4 @@
-"""The Debian tree that machines are booted from: made by debootstrap, cached."""
+"""The Debian trees that machines are booted from: made by debootstrap, cached."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -27,16 +27,22 @@ PACKAGES: Final = (
 LONGEST_USE: Final = 30 * 24 * 3600
 """Seconds after which a tree is made anew, with what Debian has mended since."""
 _TIMEOUT: Final = 500
+_DIGITS: Final = 12
 
 
-def debian_tree() -> Path:
-    """Return a tree with systemd and what the package depends on; made now if there is none."""
+def debian_tree(*more: str) -> Path:
+    """Return a tree with systemd and what the package depends on; made now if there is none.
+
+    Args:
+        more: packages beyond these.
+    """
     folder = _cache()
     folder.mkdir(parents=True, exist_ok=True)
-    tree = folder / f"{SUITE}-{_recipe()}"
+    packages = (*PACKAGES, *more)
+    tree = folder / "-".join((SUITE, *more, _recipe(packages)))
     with _alone(folder):
         if not _usable(tree):
-            _make(tree)
+            _make(tree, packages)
     return tree
 
 
@@ -44,9 +50,9 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sockwatch-tests"
 
 
-def _recipe() -> str:
+def _recipe(packages: Sequence[str]) -> str:
     """A name that changes with what a tree is made of."""
-    return hashlib.sha256("\n".join(PACKAGES).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(packages).encode()).hexdigest()[:_DIGITS]
 
 
 @contextmanager
@@ -61,13 +67,14 @@ def _usable(tree: Path) -> bool:
     return tree.exists() and time.time() - tree.stat().st_mtime < LONGEST_USE
 
 
-def _make(tree: Path) -> None:
-    """Make the tree, in place of every older one."""
+def _make(tree: Path, packages: Sequence[str]) -> None:
+    """Make the tree, in place of every older one of its kind."""
     debootstrap = need_command("debootstrap", "debootstrap")
-    for old in tree.parent.glob(f"{SUITE}-*"):
+    kind = tree.name.rpartition("-")[0]
+    for old in tree.parent.glob(f"{kind}-{'[0-9a-f]' * _DIGITS}*"):
         shutil.rmtree(old)
     new = tree.with_name(tree.name + ".new")
-    options = ["--variant=minbase", f"--include={','.join(PACKAGES)}"]
+    options = ["--variant=minbase", f"--include={','.join(packages)}"]
     done = subprocess.run(
         [debootstrap, *options, SUITE, str(new)],
         capture_output=True,
