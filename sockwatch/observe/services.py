@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -48,9 +48,11 @@ class Namer:
                 unit = self._borrowers.get((port, cgroup), unit)
         return _key(direction, port, unit)
 
-    def listening(self) -> Iterator[ServiceKey]:
-        """The services of the listeners."""
-        return (_key(Direction.INBOUND, one.port, one.unit) for one in self._found)
+    @cached_property
+    def idle(self) -> Services:
+        """The services of the listeners, as if nobody had connected."""
+        keys = (ServiceKey(Direction.INBOUND, str(one.port), one.unit) for one in self._found)
+        return dict.fromkeys(keys, _NOTHING)
 
     @cached_property
     def _borrowers(self) -> Mapping[tuple[int, int], str]:
@@ -71,15 +73,17 @@ def _named_alike(before: Sequence[Listener], found: Sequence[Listener]) -> bool:
 
 def _services(counted: Counted, names: Mapping[ServicePort, ServiceKey]) -> Services:
     """Add up what has the same name."""
-    result: dict[ServiceKey, dict[State, int]] = {}
+    result: dict[ServiceKey, Mapping[State, int]] = {}
     for port, number in counted.items():
-        key, state = names[port], port.state
-        states = result.get(key)
-        if states is None:
-            result[key] = {state: number}
-        else:
-            states[state] = states.get(state, 0) + number
+        key, new = names[port], _alone(port.state, number)
+        result[key] = _sum(result[key], new) if key in result else new
     return result
+
+
+@lru_cache(maxsize=1 << 12)
+def _alone(state: State, number: int) -> Mapping[State, int]:
+    """One for all services that have these connections and no others: there are many of those."""
+    return {state: number}
 
 
 Telling = Callable[
@@ -154,8 +158,7 @@ class ServiceMemory:
         self._names = {port: names.get(port) or self._name(*port[:3]) for port in bulk}
         cgroups = {port.cgroup for port in bulk}
         self._units = {cgroup: self._name.unit_of(cgroup) for cgroup in cgroups}
-        idle = dict.fromkeys(self._name.listening(), _NOTHING)
-        self._named = {**idle, **_services(bulk, self._names)}
+        self._named = {**self._name.idle, **_services(bulk, self._names)}
         self._bulk, self._ranking = bulk, Ranking(self._named)
 
 
