@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -79,6 +80,21 @@ def test_a_leak_as_a_whole() -> None:
         "  and 10 more, see --limit\n"
         "  > at least, as nobody saw it enter the state"
     )
+
+
+def test_the_readme_shows_what_would_be_told() -> None:
+    workers = [Process(4711, "app", 40.0), Process(4713, "app", 40.2)]
+    owners = {1000 + at: Owners.alone(workers[at % 3 == 0]) for at in range(398)}
+    leaked = Entry(local="198.51.100.7", remote_port=40_000)
+    unanswered = Entry(State.SYN_SENT, Cause.UNANSWERED, inbound=False, remote_port=5432)
+    entries = [
+        leaked._replace(age=5231.0 - 13 * at, remote=f"203.0.113.{at % 250}", inode=1000 + at)
+        for at in range(398)
+    ] + [unanswered._replace(age=38.0, remote="10.0.0.9", inode=at) for at in range(5)]
+    told = answered(*entries, wanted=Filter(limit=3), owners=owners, bounds=[5231.0])
+    sample = text(replace(told, hidden=3), 100)
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    assert f"$ sockwatch leaks --limit=3\n{sample}\n```" in readme
 
 
 # The verdict
