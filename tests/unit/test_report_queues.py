@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import pytest
+from kernel_figures import FIGURES
 from snapshots import listener, namespace
 
 from sockwatch.export.findings import Finding, Kind
+from sockwatch.export.names import endpoint
 from sockwatch.export.report.destinations import destination_section
 from sockwatch.export.report.limits import limit_section
 from sockwatch.export.report.listeners import listener_section
@@ -86,6 +89,21 @@ def test_names_are_worth_more_than_bars() -> None:
     text = listeners(long)
     assert "#" not in text
     assert long.unit in text
+
+
+@pytest.mark.parametrize("unit", ["", "a.service", "nginx.service", "a-long-name.service"])
+@pytest.mark.parametrize("address", ["::", "0.0.0.0", "192.168.100.200"])
+def test_bars_take_only_what_names_leave(address: str, unit: str) -> None:
+    full = replace(SLOW, unit=unit, address=address, half_open=3, peak=99)
+    widths = set[int]()
+    for width in range(60, 120):
+        text = listeners(full, replace(full, port=22, queue=0), width=width)
+        bars = re.findall("#+", text)
+        widths.update(map(len, bars))
+        assert not bars or f"  {endpoint(full)}  " in text
+        assert not bars or text.count(f"  {unit or '-'}") == 2
+        assert max(map(len, text.splitlines())) <= width
+    assert widths == {5, 6, 7, 8, 9, 10}
 
 
 @pytest.mark.parametrize(
@@ -182,3 +200,31 @@ def test_the_fullest_destination_stands_among_the_limits_however_little_it_uses(
     view = replace(namespace(), destinations=Destinations(28_232, 3, ()))
     rows = limit_section(view, Page(), "Limits").splitlines()
     assert rows[2].split()[:8] == ["ports", "to", "one", "end", "3", "28,232", "0%", "100%"]
+
+
+# All together
+
+
+def test_the_readme_shows_what_would_be_told() -> None:
+    slow = listener(8080, "app.service", queue=129, limit=128)
+    doors = (
+        replace(slow, drops=1_234, half_open=7, peak=129),
+        replace(listener(443, "nginx.service", queue=3, limit=511), peak=60),
+        listener(22, "ssh.service"),
+    )
+    found = Destinations(
+        28_232,
+        15_216,
+        (DestinationUse("10.0.0.7", "10.0.0.9:5432", in_use=15_216, time_wait=14_100),),
+        {"10.0.0.11:443": 37},
+    )
+    view = replace(namespace(*doors), destinations=found, figures=FIGURES)
+    sample = "\n\n".join(
+        (
+            listener_section(view, (), Page(), "Listeners, fullest first"),
+            destination_section(view, (), Page(), "Destinations, fullest first"),
+            limit_section(view, Page(), "Limits, nearest first"),
+        )
+    )
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text()
+    assert f"```text\n{sample}\n```" in readme

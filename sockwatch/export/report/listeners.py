@@ -15,7 +15,8 @@ LISTENERS: Final = 10
 """Rows shown unless asked otherwise."""
 
 _BAR: Final = 10
-"""Columns of a bar; there are none where names would have to be shortened for them."""
+"""Columns of a bar at most; there are none where names would have to be shortened for them."""
+_SHORTEST_BAR: Final = 5
 _UNLIMITED: Final = 1 << 16
 
 
@@ -89,10 +90,12 @@ def _table(shown: Sequence[Listener], wrong: Mapping[Listener, Kind], page: Page
     while _left(columns, page) < min(names_room, 2 * NAME_ROOM) and len(columns) > _ALWAYS:
         columns.pop()
     numbers, room = len(columns), _left(columns, page)
-    if room - _BAR - len(GAP) >= names_room and any(one.queue for one in shown):
-        columns.append([Cell(""), *(_bar(one, wrong, page) for one in shown)])
-        room -= _BAR + len(GAP)
-    names = [clip(endpoint(one), room - len(GAP) - NAME_ROOM) for one in shown]
+    bar_room = min(room - len(GAP) - names_room, _BAR)
+    if bar_room >= _SHORTEST_BAR and any(one.queue for one in shown):
+        columns.append([Cell(""), *(_bar(one, bar_room, wrong, page) for one in shown)])
+        room -= bar_room + len(GAP)
+    for_units = min(_widest_unit(shown), NAME_ROOM)
+    names = [clip(endpoint(one), room - len(GAP) - for_units) for one in shown]
     left = room - max(map(display_width, ["address", *names])) - len(GAP)
     columns.append([*heading(page.style, "address"), *map(Cell, names)])
     columns.append([*heading(page.style, "unit"), *(Cell(_unit(one, left)) for one in shown)])
@@ -107,8 +110,12 @@ def _left(columns: Sequence[Sequence[Cell]], page: Page) -> int:
 
 
 def _room_for_names(shown: Sequence[Listener]) -> int:
-    names = max(display_width(endpoint(one)) for one in shown)
-    return names + len(GAP) + max(display_width(_unit(one, _UNLIMITED)) for one in shown)
+    names = max(display_width(name) for name in ("address", *map(endpoint, shown)))
+    return names + len(GAP) + _widest_unit(shown)
+
+
+def _widest_unit(shown: Sequence[Listener]) -> int:
+    return max(display_width(unit) for unit in ("unit", *(_unit(one, _UNLIMITED) for one in shown)))
 
 
 def _columns(
@@ -135,9 +142,9 @@ def _cells(
         yield page.count(column.value(one), wrong=wrong.get(one) in column.kinds)
 
 
-def _bar(listener: Listener, wrong: Mapping[Listener, Kind], page: Page) -> Cell:
+def _bar(listener: Listener, room: int, wrong: Mapping[Listener, Kind], page: Page) -> Cell:
     paint = page.style.red if wrong.get(listener) is Kind.ACCEPT_QUEUE else str
-    return Cell(bar(_full(listener), _BAR), paint)
+    return Cell(bar(_full(listener), room), paint)
 
 
 def _unit(listener: Listener, room: int) -> str:
