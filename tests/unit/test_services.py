@@ -274,11 +274,11 @@ LISTENING = st.lists(
 
 
 class Pass(NamedTuple):
-    """What a pass sees; without `bulk` it is a watch."""
+    """What a pass sees; without `bulk` it is a watch, without listeners they are as before."""
 
     watched: dict[ServicePort, int]
     bulk: dict[ServicePort, int] | None
-    listening: list[Listener]
+    listening: list[Listener] | None
     unit: str
     """The name of the first cgroup."""
 
@@ -287,7 +287,13 @@ class Pass(NamedTuple):
 
 
 PASSES = st.lists(
-    st.builds(Pass, WATCHED, st.none() | BULK, LISTENING, st.sampled_from(["", "new.service"])),
+    st.builds(
+        Pass,
+        WATCHED,
+        st.none() | BULK,
+        st.none() | LISTENING,
+        st.sampled_from(["web.service", "new.service"]),
+    ),
     max_size=6,
 )
 
@@ -305,12 +311,13 @@ def dullness(
 @settings(deadline=None)
 @given(PASSES, st.integers(1, 12))
 def test_what_is_kept_of_the_last_pass_is_right_now(passes: list[Pass], limit: int) -> None:
-    memory, bulk = ServiceMemory(), dict[ServicePort, int]()
+    memory, bulk, doors = ServiceMemory(), dict[ServicePort, int](), list[Listener]()
     shown = frozenset[ServiceKey]()
     for seen in passes:
         bulk = bulk if seen.bulk is None else seen.bulk
-        kept, folded = memory(seen.watched, bulk, seen.listening, seen.unit_of, limit)
-        whole, _ = told_apart(seen.watched, bulk, seen.listening, seen.unit_of, 1_000)
+        doors = doors if seen.listening is None else seen.listening
+        kept, folded = memory(seen.watched, bulk, doors, seen.unit_of, limit)
+        whole, _ = told_apart(seen.watched, bulk, doors, seen.unit_of, 1_000)
         apart = {key: states for key, states in kept.items() if key.port != OTHER}
         assert apart == {key: whole[key] for key in apart}
         assert totals(kept) == totals(whole)
