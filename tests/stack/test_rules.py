@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -79,6 +80,65 @@ def test_promtool_accepts_the_configuration(promtool: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_alert_passes_its_unit_tests(promtool: str, tmp_path: Path, name: str) -> None:
     assert run(promtool, tmp_path, rules.reduced(name), unit_tests(name)) == ""
+
+
+OF_SCRAPES_THEMSELVES = {"SockwatchDown", "SockwatchAbsent"}
+EVERY = 8
+"""Of so many scrapes one is missing: with 15 s one in two minutes."""
+LATER = 120
+"""Seconds that an alert may come later for it."""
+
+
+@pytest.mark.parametrize("name", sorted({*NAMES} - OF_SCRAPES_THEMSELVES))
+def test_missing_scrapes_do_not_keep_it_from_firing(
+    promtool: str, tmp_path: Path, name: str
+) -> None:
+    text = unit_tests(name, ("fires",))
+    document = yaml.load(text, yaml.BaseLoader)  # noqa: S506  makes strings and nothing else
+    document["tests"] = [with_missing_scrapes(test) for test in document["tests"]]
+    tests = yaml.safe_dump(document)
+    assert run(promtool, tmp_path, lowered(rules.reduced(name)), tests) == ""
+
+
+def lowered(document: Document) -> Document:
+    """Return rules with room below what fires them; with gaps, rates are a little less."""
+    for rule in rules.rules_of(document, "thresholds"):
+        rule["expr"] = 0.9 * float(rule["expr"])
+    return document
+
+
+def with_missing_scrapes(test: dict[str, Any]) -> dict[str, Any]:
+    """Return a unit test that only asks whether something fires, soon after it is expected to."""
+    told = [
+        *(case for case in test.get("alert_rule_test", ()) if case["exp_alerts"]),
+        *(case for case in test.get("promql_expr_test", ()) if case["exp_samples"]),
+    ]
+    expected = {
+        "expr": 'count(ALERTS{alertstate="firing"}) > bool 0',
+        "eval_time": f"{rules.seconds(told[0]['eval_time']) + LATER}s",
+        "exp_samples": [{"labels": "{}", "value": 1}],
+    }
+    series = [{**one, "values": thinned(one["values"])} for one in test["input_series"]]
+    return {"interval": test["interval"], "input_series": series, "promql_expr_test": [expected]}
+
+
+def thinned(values: str) -> str:
+    """Return values of which some are as Prometheus marks them when a scrape fails."""
+    every = [value for token in values.split() for value in expanded(token)]
+    every[EVERY - 1 :: EVERY] = ["stale"] * len(every[EVERY - 1 :: EVERY])
+    return " ".join(every)
+
+
+def expanded(token: str) -> Iterator[str]:
+    """Return the samples of one token of promtool's notation, such as 1+2x3."""
+    found = re.fullmatch(r"(-?[\d.]+|_)(?:([+-][\d.]+)?x(\d+))?", token)
+    if not found or not found[3]:
+        yield token
+    elif found[1] == "_":
+        yield from "_" * int(found[3])
+    else:
+        for number in range(int(found[3]) + 1):
+            yield f"{float(found[1]) + number * float(found[2] or 0):.10g}"
 
 
 def test_the_documented_command_finds_the_rules(promtool: str) -> None:
