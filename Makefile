@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast coverage bench abuse lint format typecheck dashboards dashboards-check metrics metrics-check deb lock packages clean
+.PHONY: help run test test-fast coverage bench bench-fleet abuse lint format typecheck dashboards dashboards-check metrics metrics-check deb lock packages clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,10 +35,13 @@ coverage: $(VENV)/.dev ## run the unit tests and show what they do not reach
 	$(BIN)/coverage report
 
 bench: packages ## measure each pass beside the kernel's own dump and other tools; as root
-	$(BIN)/python tests/bench/run.py $(ARGS)
+	$(BIN)/python tests/bench/bench.py $(ARGS)
 
 abuse: packages ## measure what abusive clients cost others, into docs/abuse.md; takes six minutes
 	$(BIN)/pytest tests/service/test_abuse.py --abuse-table=docs/abuse.md $(ARGS)
+
+bench-fleet: packages ## measure one Prometheus with a thousand hosts; takes six minutes
+	$(BIN)/python tests/bench/fleet.py $(ARGS)
 
 lint: $(VENV)/.dev ## check style
 	$(BIN)/ruff check $(ARGS)

@@ -31,8 +31,8 @@ from daemon import Metrics  # noqa: E402
 LOOK_EVERY: Final = 5.0
 """Seconds."""
 MOST_MINUTES: Final = 30.0
-RAW: Final = '{__name__=~"sockwatch_.+|process_.+|python_.+|up|scrape_.+"}'
-RECORDED: Final = '{__name__=~".+:.+"}'
+OF_A_SCRAPE: Final = 5
+"""Series that Prometheus adds for each target: up and scrape_*."""
 SLOWEST: Final = 5
 
 
@@ -40,6 +40,7 @@ class Look(NamedTuple):
     """What Prometheus tells of itself at one moment."""
 
     at: float
+    series: float
     samples: float
     cpu: float
     resident: float
@@ -53,6 +54,7 @@ def look(prometheus: Prometheus) -> Look:
     last = metrics.by("prometheus_rule_group_last_duration_seconds", "rule_group")
     return Look(
         time.monotonic(),
+        metrics.sum("prometheus_tsdb_head_series"),
         metrics.sum("prometheus_tsdb_head_samples_appended_total"),
         metrics.sum("process_cpu_seconds_total"),
         metrics.sum("process_resident_memory_bytes"),
@@ -90,8 +92,9 @@ def throughput(seen: Sequence[Look]) -> Iterator[tuple[str, str]]:
 
 
 def storage(prometheus: Prometheus, hosts: int) -> Iterator[tuple[str, str]]:
-    for name, selector in (("raw", RAW), ("recorded", RECORDED)):
-        found = prometheus.value(f"count({selector})")
+    scraped = prometheus.value("sum(scrape_samples_scraped)") + OF_A_SCRAPE * hosts
+    recorded = look(prometheus).series - scraped
+    for name, found in (("raw", scraped), ("recorded", recorded)):
         yield f"{name} series", f"{found:,.0f} ({found / hosts:,.0f} a host)"
     yield "rules that fail", f"{len(prometheus.unhealthy())}"
 

@@ -27,6 +27,7 @@ from lab.processes import end, eventually, fork
 from alerting import rules, scenes, shorten
 from alerting.hosts import FREE, Host
 from alerting.servers import Alert, Alertmanager, Json, Prometheus, Receiver
+from sockwatch.poll.figures import REFRESH
 
 FACTOR: Final = 30
 """An hour is two minutes."""
@@ -99,7 +100,7 @@ class Cast:
         self.blinded = self._host("blinded", netlink=False)
         self.dim = self._host("dim", netlink=False)
         self.frozen = self._host("frozen")
-        self.seeing = self._host("seeing", hidden_every=30 / FACTOR)
+        self.seeing = self._host("seeing", hidden_every=REFRESH / FACTOR)
         self.misfit = self._host("misfit")
         self.healthy = self._host("healthy")
         self.clogged.namespace.filter(scenes.NO_ANSWER)

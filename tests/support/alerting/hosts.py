@@ -3,7 +3,7 @@
 The daemon listens on a socket that the test has made outside and passes on as systemd would, so
 that Prometheus reaches it, and so that the scrapes are no connections of the host itself. As in the
 shipped unit it has no capability and sees no other process, hence cannot tell hidden sockets: they
-are those of the whole machine, on which other tests may run.
+are those of the whole machine, on which other tests may run. One host is let see all of it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from lab.processes import command_line, end
 from own_cgroups import enter
 
 from alerting.servers import get
+from sockwatch.poll.figures import REFRESH
 
 FREE: Final = "[cpu]\nbudget = 0\n"
 """What a daemon is configured with: passes come much more often than is usual."""
 _BOOT: Final = Path(__file__).with_name("boot.py")
 _HIDE: Final = 'mount -t proc -o hidepid=invisible,gid=65534 proc /proc && exec "$@"'
 _ALONE: Final = ("unshare", "--mount", "sh", "-c", _HIDE, "sh")
-_SEEING: Final = ("unshare", "--mount")
 
 
 class Host:
@@ -102,15 +102,14 @@ class Host:
             )
 
     def _command(self, descriptor: int) -> list[str]:
-        sees_all = self._hidden_every is not None
         wanted = {
             "descriptor": descriptor,
             "netlink": self._netlink,
-            "hidden_every": self._hidden_every or 30.0,
+            "hidden_every": self._hidden_every or REFRESH,
         }
         python = (sys.executable, f"{_BOOT}", json.dumps(wanted), *self._flags)
-        if sees_all:
-            return [*_SEEING, *command_line(python, uid=None)]
+        if self._hidden_every is not None:
+            return command_line(python, uid=None)
         return [*_ALONE, *command_line(python, uid=0)]
 
     def restart(self, number: signal.Signals) -> None:

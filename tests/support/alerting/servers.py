@@ -21,6 +21,7 @@ import yaml
 
 Json = dict[str, Any]
 READY_WITHIN: Final = 30.0
+PATIENCE: Final = 60.0
 """Seconds; the machine may be busy with other tests."""
 PROMETHEUS_3: Final = "PROMETHEUS_3"
 """Environment variable: a folder with `prometheus` and `promtool` of version 3."""
@@ -49,7 +50,7 @@ def free_port() -> int:
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         body: bytes = answer.read()
     return body
 
