@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import seccomp
 from alerting import drama, playbill
 from alerting.drama import FACTOR, Told
 from alerting.playbill import BESIDE, DOWN, ENDING, SCENES, STAYING, Scene
@@ -49,6 +50,7 @@ def everything(unit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     need_namespaces()
     need_kernel_diag()
     need_command("nft", "nftables")
+    need(seccomp.is_known(), "needs a seccomp filter for this machine")
     programs = {DEBIAN: need_command("prometheus", "prometheus")}
     if newer := of_version_3("prometheus"):
         programs[NEWER] = newer
