@@ -43,6 +43,7 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "sockwatch_tcp_connections",
         "sockwatch_tcp_stuck_",
         "sockwatch_tcp_oldest_",
+        "sockwatch_tcp_kernel_held_",
         "sockwatch_tcp_state_",
         "sockwatch_folded_",
     ),
@@ -55,6 +56,8 @@ SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 
 UNUSED: Final[Mapping[str, str]] = {
     "sockwatch_mptcp_connections": "few have any; `sockwatch_tcp_connections` has them in it",
+    "sockwatch_tcp_kernel_held_oldest_age_seconds": "never beyond what tcp_fin_timeout allows; no "
+    "process can leak what the kernel holds",
     "sockwatch_tracking_sampling_ratio": "1 until `sockwatch_tracked_connections` meets its limit, "
     "which the dashboard shows",
     "sockwatch_somaxconn": "a setting; the limit of each listener has it in it",

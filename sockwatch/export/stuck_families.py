@@ -58,6 +58,21 @@ def oldest_ages(snapshot: Snapshot) -> Metric:
     return family
 
 
+def kernel_held(snapshot: Snapshot) -> Metric:
+    """Age of the oldest FIN_WAIT2 without a process; absent where there is none."""
+    family = GaugeMetricFamily(
+        "sockwatch_tcp_kernel_held_oldest_age_seconds",
+        "How long the kernel alone has held the oldest socket in a state, by its own timer, which "
+        "ends it at tcp_fin_timeout. No process can leak these; those that one holds count among "
+        "the connections.",
+        labels=["state", "netns"],
+    )
+    for view, stuck in _known(snapshot):
+        if stuck.kernel_held is not None:
+            family.add_metric((State.FIN_WAIT2.label, view.netns), stuck.kernel_held)
+    return family
+
+
 def state_ages(snapshot: Snapshot) -> Metric:
     """Histogram of ages by state, of all namespaces together."""
     family = GaugeHistogramMetricFamily(
@@ -145,6 +160,7 @@ def sampling(snapshot: Snapshot) -> Metric:
 STUCK_FAMILIES: Final = (
     stuck_connections,
     oldest_ages,
+    kernel_held,
     state_ages,
     age_limits,
     tracked,

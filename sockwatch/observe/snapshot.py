@@ -124,6 +124,9 @@ class Stuck:
     """One of how many connections is followed; counts are scaled by it."""
     owners: Mapping[int, Owners] = field(default_factory=dict)
     """Who holds marked connections, by inode, as far as that has been found out."""
+    kernel_held: float | None = None
+    """Seconds that the oldest FIN_WAIT2 has been held by the kernel alone, which ends it by
+    itself; `None` if there is none."""
     unnamed: str | None = None
     """Why processes are missing in `owners` and what to do, as a clause for people."""
 

@@ -22,7 +22,8 @@ from sockwatch.tcp.causes import ALL, BY_STATE, BY_UNREAD, Cause
 from sockwatch.tcp.listening import Listening
 from sockwatch.tcp.records import ServicePort
 from sockwatch.tcp.states import Direction, State
-from sockwatch.tcp.timers import TimerLaws, backoff_age
+from sockwatch.tcp.tally import TIMER_TIME_WAIT
+from sockwatch.tcp.timers import TimerLaws, backoff_age, fin_wait2_age
 
 T = TypeVar("T")
 
@@ -34,6 +35,9 @@ _DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
 _HELD: Final = {State.ESTABLISHED: False, State.FIN_WAIT2: True}
 """Whether a process must hold what is watched: ESTABLISHED only before it is accepted; FIN_WAIT2
 only as long as there is somebody to close it, for the kernel ends by itself what it alone holds."""
+
+_MINIS: Final = bytes(timer == TIMER_TIME_WAIT for timer in range(256))
+"""A table for bytes.translate: 1 for mini sockets, by their timer."""
 
 _TIMED: Final = frozenset({State.SYN_SENT, State.SYN_RECV})
 """States whose age the retransmission timer tells."""
@@ -64,6 +68,8 @@ class Ages:
     most_followed: int
     stride: int
     """One of how many connections this pass followed."""
+    kernel_held: float | None
+    """Seconds that the kernel alone has held the oldest FIN_WAIT2, `None` if there is none."""
 
 
 _Key = tuple[int, int, int, int, float]
@@ -85,6 +91,8 @@ class StuckTally:
     _marked: list[Marked] = field(default_factory=list)
     _shown: set[int] = field(default_factory=set)
     """Local ports whose established connections this pass sees."""
+    _soonest: int | None = None
+    """Milliseconds until the kernel ends the oldest FIN_WAIT2 that it alone holds."""
 
     def begin(self, listening: Listening) -> None:
         """The pass begins; see `Follower`."""
@@ -97,6 +105,8 @@ class StuckTally:
             return
         if state is State.ESTABLISHED:
             self._shown.update(batch.local_ports())
+        if state is State.FIN_WAIT2 and TIMER_TIME_WAIT in batch.timers():
+            self._note_minis(batch)
         if state in _HELD:
             batch = Chosen(batch, [bool(inode) is _HELD[state] for inode in batch.inodes()])
         if self.ages.stride > 1 and (mask := self.ages.followed(batch.cookies())):
@@ -104,6 +114,10 @@ class StuckTally:
         for part, looked_before in self._parts(batch):
             if part and self._listening is not None:
                 self._add(state, part, self._listening.inbound(part), looked_before=looked_before)
+
+    def _note_minis(self, batch: Batch) -> None:
+        soonest = min(compress(batch.expires(), batch.timers().translate(_MINIS)))
+        self._soonest = soonest if self._soonest is None else min(soonest, self._soonest)
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """Connections by whether the previous pass looked at their port, and so at them."""
@@ -191,6 +205,7 @@ class StuckTally:
             self.ages.finish(frozenset(self._shown)),
             self.ages.limit,
             self.ages.stride,
+            None if self._soonest is None else fin_wait2_age(self._soonest, self.laws),
         )
 
 

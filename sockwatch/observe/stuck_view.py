@@ -41,6 +41,7 @@ def stuck_view(ages: Ages, view: NamespaceView, unit_of: UnitOf) -> Stuck:
         followed=len(generation),
         most_followed=ages.most_followed,
         stride=ages.stride,
+        kernel_held=ages.kernel_held,
     )
 
 

@@ -49,11 +49,12 @@ def _until_sent_again(retransmits: int, linear: int, longest: float) -> float:
     return sum(min(INITIAL_TIMEOUT * 2.0**doubled, longest) for doubled in doublings)
 
 
-def time_wait_age(expires: int) -> float:
-    """Seconds that a TIME_WAIT socket has been there, or since it was last refreshed."""
-    return max(0.0, TIME_WAIT_SECONDS - expires / 1000)
-
-
 def fin_wait2_age(expires: int, laws: TimerLaws) -> float:
-    """Seconds that the kernel alone has held a FIN_WAIT2 socket."""
-    return max(0.0, laws.fin_timeout - expires / 1000)
+    """Seconds that the kernel alone has held a FIN_WAIT2 mini socket.
+
+    Of a longer `tcp_fin_timeout` than TIME_WAIT lasts, the socket is a full one for what it is
+    longer, and then a mini for as long again (tcp_close, tcp_keepalive_timer). With TCP_LINGER2 an
+    application shortens that, which nobody can see; the socket then seems older.
+    """
+    longer = max(0.0, laws.fin_timeout - TIME_WAIT_SECONDS)
+    return max(0.0, (2 * longer or laws.fin_timeout) - expires / 1000)

@@ -98,6 +98,7 @@ DESIGN: Final = {
 
 ADDED: Final = {
     "sockwatch_mptcp_connections": gauge("family state phase netns"),
+    "sockwatch_tcp_kernel_held_oldest_age_seconds": gauge("state netns"),
     "sockwatch_tracking_sampling_ratio": gauge(),
 }
 """Beyond the design, under its rules."""

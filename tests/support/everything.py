@@ -46,6 +46,7 @@ STUCK: Final = Stuck(
     followed=413,
     most_followed=200_000,
     stride=1,
+    kernel_held=41.5,
 )
 DESTINATIONS: Final = Destinations(
     ports=28_232,

@@ -331,6 +331,20 @@ def test_fin_wait2_is_watched_as_long_as_somebody_could_close_it(reader: str) ->
     assert [found.cookie for found in unpacked(ages.marked)] == [3]
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_what_the_kernel_alone_holds_in_fin_wait2_is_told_apart_by_its_timer(reader: str) -> None:
+    """From the first look on; one that has another timer is not yet with the kernel's own."""
+    minis = [
+        socket_in(State.FIN_WAIT2, cookie, inode=0, timer=3, expires=expires)
+        for cookie, expires in ((1, 55_000), (2, 21_500), (3, 40_000))
+    ]
+    others = [socket_in(State.FIN_WAIT2, 4, timer=2, expires=7)]
+    assert watch(READERS[reader]([*others, *minis])).kernel_held == 38.5
+    shorter = TimerLaws(fin_timeout=30.0)
+    assert watch(READERS[reader](minis), laws=shorter).kernel_held == 8.5
+    assert watch(READERS[reader](others)).kernel_held is None
+
+
 @pytest.mark.parametrize("state", [State.FIN_WAIT1, State.LAST_ACK, State.CLOSING])
 def test_orphans_that_wait_for_an_answer_are_watched(state: State) -> None:
     """These the kernel ends too, but only after long silence of the peer's."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sockwatch.tcp.bounds import seconds
-from sockwatch.tcp.timers import TimerLaws, backoff_age, fin_wait2_age, time_wait_age
+from sockwatch.tcp.timers import TimerLaws, backoff_age, fin_wait2_age
 
 TOLERANCE: Final = 1e-6
 JIFFY_MS: Final = 4
@@ -102,16 +102,16 @@ def test_the_laws_without_sysctls_are_those_of_an_old_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expires", "age"), [(60_000, 0.0), (59_996, 0.004), (1, 59.999), (0, 60.0), (60_004, 0.0)]
-)
-def test_time_wait_lasts_sixty_seconds(expires: int, age: float) -> None:
-    """Whatever tcp_fin_timeout says; the last is of a timer set between two ticks."""
-    assert time_wait_age(expires) == pytest.approx(age, abs=TOLERANCE)
-
-
-@pytest.mark.parametrize(
     ("timeout", "expires", "age"),
-    [(60.0, 60_000, 0.0), (60.0, 0, 60.0), (10.0, 4000, 6.0), (10.0, 60_000, 0.0)],
+    [
+        (60.0, 60_000, 0.0),
+        (60.0, 0, 60.0),
+        (10.0, 4000, 6.0),
+        (10.0, 60_000, 0.0),
+        (61.0, 1000, 1.0),
+        (90.0, 30_000, 30.0),
+        (90.0, 0, 60.0),
+    ],
 )
 def test_what_the_kernel_holds_in_fin_wait2_is_as_old_as_its_timer_has_run(
     timeout: float, expires: int, age: float

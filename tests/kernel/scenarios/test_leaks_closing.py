@@ -1,6 +1,7 @@
 """Connections that this host has closed, or half of them, and whose peers do not go on."""
 
 import socket
+import time
 
 import pytest
 from lab import Namespace
@@ -82,6 +83,24 @@ def test_half_closed_connections_that_the_kernel_alone_holds_are_silent(
         sockets = scene.metrics().by("sockwatch_tcp_sockets", "state")
         assert (sockets["fin_wait2",], sockets["close_wait",]) == (11, 11)
         assert scene.stuck() == scene.told() == {}
+
+
+@pytest.mark.parametrize("timeout", [60, 61])
+def test_how_long_the_kernel_has_held_them_is_known_from_the_first_look(
+    namespace: Namespace, timeout: int
+) -> None:
+    """Beyond a minute the kernel keeps them as full sockets first."""
+    namespace.set_sysctls({"net.ipv4.tcp_fin_timeout": timeout})
+    with Scene(namespace, close_wait=86_400) as scene:
+        client, server = scene.pair(PORT)
+        closed = time.monotonic()
+        server.close()
+        reach(State.CLOSE_WAIT, client)
+        time.sleep(1.5)
+        scene.watch()
+        age = time.monotonic() - closed
+        held = scene.metrics().by("sockwatch_tcp_kernel_held_oldest_age_seconds", "state")
+        assert held == {("fin_wait2",): pytest.approx(age, abs=0.3)}
 
 
 def test_an_answer_that_never_comes_is_told_in_every_step_of_closing(namespace: Namespace) -> None:
