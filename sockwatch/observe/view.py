@@ -25,7 +25,7 @@ CONNECTED_STATES: Final = (
 )
 """States in which an MPTCP socket is the connection; before and after, a TCP socket is."""
 
-_FAMILY_AND_STATE: Final = itemgetter(0, 1)
+_FAMILY: Final = itemgetter(0)
 """Of a Row."""
 
 
@@ -67,7 +67,9 @@ def view(  # noqa: PLR0913  two readings and how to read them
 
 def _sockets(watch: Reading, bulk: Counts | None) -> Mapping[tuple[Family, State], int]:
     """Counts for every family and every state that was measured, zeros included."""
-    counted = watch.watched.sockets + Counter(map(_FAMILY_AND_STATE, watch.listeners))
+    counted = Counter(watch.watched.sockets)
+    for family, number in Counter(map(_FAMILY, watch.listeners)).items():
+        counted[family, State.LISTEN] += number
     measured = set(State) - set(() if bulk else CENSUS_STATES)
     if bulk:
         counted += bulk.sockets

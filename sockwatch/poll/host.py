@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from math import inf
@@ -24,7 +24,7 @@ from sockwatch.observe.view import view
 from sockwatch.poll.figures import FigureReader
 from sockwatch.poll.owners import OwnerWatch
 from sockwatch.poll.state_file import Remembered
-from sockwatch.tcp.records import Counts, Reading
+from sockwatch.tcp.records import Counts, Reading, Row
 from sockwatch.tcp.states import State
 from sockwatch.tcp.timers import TimerLaws
 
@@ -88,11 +88,11 @@ class Host:
             group=partial(self._listeners, adopted=adopted),
             tell=self._services,
         )
-        listening = [row.inode for row in reading.listeners if row.inode]
         stuck = None
         if ages is not None:
             self._remembered = Remembered(ages.generation, now)
-            stuck = self._owners.named(stuck_view(ages, result, unit_of), now, listening)
+            found = stuck_view(ages, result, unit_of)
+            stuck = self._owners.named(found, now, _inodes(reading.listeners))
         figures = self._figures.take(now)
         if reading.bulk is not None:
             ports = figures.ephemeral_ports
@@ -104,7 +104,7 @@ class Host:
             ),
             figures=figures,
             stuck=stuck,
-            owners=self._owners.holders(listening),
+            owners=self._owners.holders(_inodes(reading.listeners)),
             destinations=self._reached(stuck),
             peaks=self._state_peaks(result, now),
         )
@@ -125,6 +125,10 @@ class Host:
             totals[state] += number
         self._peaks.note(now, totals.items())
         return {state: self._peaks.of(state) for state in totals if state is not State.LISTEN}
+
+
+def _inodes(rows: Iterable[Row]) -> Iterator[int]:
+    return (row.inode for row in rows if row.inode)
 
 
 def age_limits(ages: AgesConfig) -> Mapping[State, float]:
