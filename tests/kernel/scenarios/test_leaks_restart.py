@@ -147,6 +147,30 @@ def test_after_a_stop_nothing_is_lost(
         assert [new > old for new, old in zip(after, before, strict=True)] == [True, True]
 
 
+def test_who_waits_to_be_accepted_has_waited_before_the_restart_too(
+    namespace: Namespace, tmp_path: Path, held: list[socket.socket]
+) -> None:
+    """Though the first pass does not yet look for them."""
+
+    def waits(daemon: Daemon) -> float:
+        ages = daemon.metrics().values(
+            "sockwatch_tcp_oldest_connection_age_seconds", state="established"
+        )
+        return max(ages, default=0.0)
+
+    with namespace.entered():
+        held.append(socket.create_server(("127.0.0.1", PORT)))
+        held.append(socket.create_connection(("127.0.0.1", PORT)))
+    with remembering(tmp_path, namespace) as first:
+        first.until(lambda: waits(first) > 2, "an age to keep")
+        before = waits(first)
+        first.send(signal.SIGTERM)
+        assert first.ended() == 0
+    with remembering(tmp_path, namespace) as second:
+        second.until(lambda: waits(second), "the one that waits")
+        assert waits(second) > before
+
+
 def test_a_damaged_file_costs_one_line_of_the_log(leaking: Namespace, tmp_path: Path) -> None:
     (tmp_path / "ages").write_bytes(b"sockwatch ages 1 00000000\n\xff" * 99)
     with remembering(tmp_path, leaking) as daemon:
