@@ -12,7 +12,7 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test test-fast coverage bench bench-fleet abuse lint format typecheck dashboards dashboards-check metrics metrics-check deb lock packages clean
+.PHONY: help run test test-fast coverage bench bench-fleet abuse lint format typecheck dashboards dashboards-check metrics metrics-check rules rules-check deb lock packages clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,12 @@ metrics: $(VENV)/.dev ## write docs/metrics.md from the program, its alerts and 
 
 metrics-check: $(VENV)/.dev ## fail if docs/metrics.md is not what the generator writes
 	$(BIN)/python docs/build.py --check
+
+rules: $(VENV)/.dev ## write the PrometheusRule for Kubernetes from the rules for Prometheus
+	$(BIN)/python deploy/kubernetes/build.py
+
+rules-check: $(VENV)/.dev ## fail if the PrometheusRule there is not what the generator writes
+	$(BIN)/python deploy/kubernetes/build.py --check
 
 deb: $(VENV)/.dev ## build dist/sockwatch_*.deb for Debian 12
 	tools/make-deb $(BIN)/python dist

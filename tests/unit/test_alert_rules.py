@@ -209,6 +209,13 @@ def test_the_readme_lists_each_alert_with_its_severities() -> None:
 README = (FOLDER / "README.md").read_text()
 
 
+def test_the_readme_of_the_project_links_each_alert_once() -> None:
+    readme = (FOLDER.parents[1] / "README.md").read_text()
+    linked = re.findall(r"\[(\w+)\]\(deploy/prometheus/runbooks/Sockwatch(\w+)\.md\)", readme)
+    assert sorted(f"Sockwatch{name}" for _, name in linked) == NAMES
+    assert all(text == name for text, name in linked)
+
+
 # Metrics and labels
 
 
