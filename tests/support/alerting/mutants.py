@@ -14,8 +14,9 @@ Change = Callable[[Document], Document]
 
 FIRES: Final = ("fires",)
 QUIET: Final = ("quiet",)
-EARLIER: Final = ("quiet", "fires")
 ENDS: Final = ("recovers",)
+ONLY_SOONER: Final = {"sockwatch:ephemeral_ports_growing_ratio:threshold"}
+"""What grows passes these in any case."""
 LITTLE: Final = 0.05
 """By how much of itself a threshold is changed, but numbers that are no ratio by one at least."""
 
@@ -52,9 +53,10 @@ def thresholds(name: str) -> Iterator[Mutant]:
         if rule["record"] in names:
             value, ratio = float(rule["expr"]), rule["record"].endswith("_ratio:threshold")
             step = LITTLE * value if ratio else max(1, LITTLE * value)
+            below = FIRES if rule["record"] in ONLY_SOONER else QUIET
             for word, kinds, other in (
                 ("higher", FIRES, value + step),
-                ("lower", EARLIER, value - step),
+                ("lower", below, value - step),
             ):
                 change = changed(label(rule), "expr", other)
                 yield Mutant(name, f"{label(rule)} {word}", kinds, change)
