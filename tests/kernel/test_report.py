@@ -107,6 +107,32 @@ def test_a_full_accept_queue_is_found_and_named(namespace: Namespace) -> None:
     assert f"accept queue full, 5 of 4: [::1]:{address[1]}" in text
 
 
+def knock(namespace: Namespace, opened: ExitStack, backlog: int, clients: int) -> int:
+    """The port of a listener that accepts nobody, with so many clients at its door."""
+    server = opened.enter_context(namespace.socket(socket.AF_INET))
+    server.bind(("127.0.0.1", 0))
+    server.listen(backlog)
+    for _ in range(clients):
+        client = opened.enter_context(namespace.socket(socket.AF_INET))
+        client.setblocking(False)
+        client.connect_ex(server.getsockname())
+    return int(server.getsockname()[1])
+
+
+def test_a_slow_application_is_told_from_a_flood_by_what_happens_within_a_second(
+    namespace: Namespace,
+) -> None:
+    with ExitStack() as opened:
+        slow = knock(namespace, opened, 8, 20)
+        namespace.filter("tcp flags & (syn | ack) == (syn | ack) drop")
+        flooded = knock(namespace, opened, 16, 40)
+        found = findings(namespace)
+        assert (found["accept_queue"]["count"], found["accept_queue"]["port"]) == (9, str(slow))
+        assert (found["syn_flood"]["count"], found["syn_flood"]["port"]) == (17, str(flooded))
+        assert "found an accept queue of this host full" in found["accept_queue"]["meaning"]
+        assert "has completed 0 connections" in found["syn_flood"]["meaning"]
+
+
 def test_a_quiet_namespace_looks_fine(namespace: Namespace) -> None:
     code, text = report(namespace)
     assert code == 0
