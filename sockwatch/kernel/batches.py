@@ -63,38 +63,23 @@ def _sorted(datagram: memoryview, sequence: int) -> tuple[Iterable[bytes], bool]
     Only the first of those that are alike is checked; `Table.of` compares the others with it.
     """
     kinds: dict[_Likeness, list[memoryview]] = {}
+    likeness_at, last = _LIKENESS.unpack_from, len(datagram) - _LIKENESS.size
     at, kind = 0, Kind.NOTHING
     while at < len(datagram) and kind is not Kind.END:
-        likeness = _likeness(datagram, at)
+        start, likeness = at, likeness_at(datagram, at) if at <= last else ()
         if likeness not in kinds:
             end, kind = check_message(datagram, at, sequence)
+            at = aligned(end)
             if kind is not Kind.ROW:
-                at = aligned(end)
                 continue
             kinds[likeness] = []
-        end = _end_of_run(datagram, at, likeness)
-        kinds[likeness].append(datagram[at:end])
-        at = end
+        step = aligned(likeness[0])
+        while at <= last and likeness_at(datagram, at) == likeness:
+            at += step
+        if at > len(datagram):
+            check_message(datagram, at - step, sequence)
+        kinds[likeness].append(datagram[start:at])
     return map(b"".join, kinds.values()), kind is Kind.END
-
-
-def _likeness(datagram: memoryview, at: int) -> _Likeness:
-    """Of the message at `at`; nothing is like one that is not whole."""
-    if len(datagram) - at >= _LIKENESS.size:
-        found = _LIKENESS.unpack_from(datagram, at)
-        if found[0] <= len(datagram) - at:
-            return found
-    return ()
-
-
-def _end_of_run(datagram: memoryview, at: int, likeness: _Likeness) -> int:
-    """Where the messages end that are like the one at `at`."""
-    step = aligned(likeness[0])
-    last = len(datagram) - step
-    at += step
-    while at <= last and _LIKENESS.unpack_from(datagram, at) == likeness:
-        at += step
-    return at
 
 
 def _batches_of_kind(messages: bytes, sequence: int) -> Iterator[Batch]:

@@ -32,7 +32,7 @@ IPPROTO_MPTCP: Final = 262
 """`include/uapi/linux/in.h`."""
 DATAGRAM_BYTES: Final = 64 * 1024
 """Twice what the kernel puts into one datagram of a dump at most."""
-BUFFER_BYTES: Final = 4 * DATAGRAM_BYTES
+BUFFER_BYTES: Final = 16 * DATAGRAM_BYTES
 """What is handed on at once at most: the more, the less often what follows starts anew."""
 _TIMEVAL: Final = Struct("@ll")
 _RECEIVE_BUFFER_BYTES: Final = 256 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from sockwatch.kernel.diag import DiagSocket, Dumper, Query
 from sockwatch.kernel.listeners import ListenerReader
 from sockwatch.kernel.multipath import CLOSING, CONNECTED, MultipathReader, Subflows
 from sockwatch.kernel.ports import ephemeral_flags
-from sockwatch.kernel.wire import mask
+from sockwatch.kernel.wire import Dump, mask
 from sockwatch.tcp.batch import Batch
 from sockwatch.tcp.follow import Follower
 from sockwatch.tcp.listening import Listening, ListeningMemory
@@ -38,11 +39,10 @@ WATCHED: Final = Query(
 )
 BULK: Final = (State.ESTABLISHED, State.TIME_WAIT)
 """The states of healthy connections, whose number follows the load: left out of the watch pass."""
-WATCHED_AND_TIME_WAIT: Final = Query(WATCHED.states | mask(State.TIME_WAIT))
-ESTABLISHED: Final = Query(mask(State.ESTABLISHED))
-"""What a census asks for in turn. Established connections alone have one length throughout and need
-no sorting; of the others there are few enough that to sort them costs less than a further walk of
-the kernel's tables."""
+CONNECTIONS: Final = Query(WATCHED.states | mask(*BULK))
+"""All that a census asks for besides listeners. Of one state alone, replies would need no sorting;
+but to sort them costs about as much as a further walk of the kernel's tables, and less where there
+is little to sort or little in the tables."""
 WAITING_PORTS_LIMIT: Final = 64
 """Ports whose unaccepted connections are looked at in one watch: one dump serves all."""
 
@@ -84,7 +84,7 @@ class NetlinkSource:
         """Read listeners, half-open and closing connections; see `Source.watch`."""
         with self._dumping() as dumper:
             look = self._begin(dumper, follower)
-            self._watch(dumper, look, WATCHED)
+            look.take(dumper.dump(WATCHED))
             return Reading(look.listeners, look.watched.finish())
 
     def census(self, follower: Follower | None = None) -> Reading:
@@ -92,13 +92,10 @@ class NetlinkSource:
         with self._dumping() as dumper:
             look = self._begin(dumper, follower)
             look.bulk = bulk = look.tally()
-            self._watch(dumper, look, WATCHED_AND_TIME_WAIT)
             for connections in self._multipath.read(dumper, look.families or (), CONNECTED):
                 look.subflows.of(connections)
-                bulk.add_multipath(connections, connections.state)
-            for batch in batches(dumper.dump(ESTABLISHED)):
-                # Whatever it has become since it was selected: no other dump has it.
-                look.count(batch, State.ESTABLISHED, bulk)
+                bulk.add_multipath(connections)
+            look.take(dumper.dump(CONNECTIONS))
             return Reading(look.listeners, look.watched.finish(), bulk.finish())
 
     def close(self) -> None:
@@ -114,17 +111,13 @@ class NetlinkSource:
         look = _Look(listeners, listening, families, follower)
         if follower is not None:
             follower.begin(look.listening)
-        return look
-
-    def _watch(self, dumper: Dumper, look: _Look, query: Query) -> None:
-        for connections in self._multipath.read(dumper, look.families or (), CLOSING):
+        for connections in self._multipath.read(dumper, families or (), CLOSING):
             look.subflows.of(connections)
-            look.watched.add_multipath(connections, connections.state)
+            look.watched.add_multipath(connections)
             look.follow(connections)
-        for batch in batches(dumper.dump(query)):
-            look.take(batch)
-        if look.follower is not None:
+        if follower is not None:
             self._show_waiting(dumper, look)
+        return look
 
     def _show_waiting(self, dumper: Dumper, look: _Look) -> None:
         """Show the established connections of ports on which some have waited for accept().
@@ -141,7 +134,7 @@ class NetlinkSource:
         self._waiting = frozenset(waiting)
         if not again:
             return
-        for batch in batches(dumper.dump(ESTABLISHED._replace(local_ports=again))):
+        for batch in batches(dumper.dump(Query(mask(State.ESTABLISHED), local_ports=again))):
             if batch.state is State.ESTABLISHED:
                 look.follow(look.subflows.split(batch)[0])
 
@@ -150,10 +143,26 @@ class NetlinkSource:
         """The open socket; whatever goes wrong with it, the next pass gets a new one."""
         self._dumper = self._dumper or self._connect()
         try:
-            yield self._dumper
+            with _no_collection():
+                yield self._dumper
         except BaseException:
             self.close()
             raise
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector from looking at keys that are made by ten thousands.
+
+    They are in no cycles, but their number makes it look at all that there is, again and again.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _Look:
@@ -170,7 +179,7 @@ class _Look:
         self.listening = listening
         self.families = families
         self.subflows = Subflows()
-        self.follower = follower
+        self._follower = follower
         self.watched = self.tally()
         self.bulk: Tally | None = None
 
@@ -178,23 +187,23 @@ class _Look:
         """A tally of this pass, still empty."""
         return Tally(self.listening, multipath=self.families is not None)
 
-    def take(self, batch: Batch) -> None:
-        """Count and follow what a dump of watched states shows."""
-        if batch.state not in BULK:
-            self.follow(self.count(batch, batch.state, self.watched))
-        elif batch.state is State.TIME_WAIT and self.bulk is not None:
-            self.count(batch, batch.state, self.bulk)
-        # else it has moved on and belongs to another dump
+    def take(self, dump: Dump) -> None:
+        """Count what a dump shows, and show on what is watched."""
+        for batch in batches(dump):
+            if batch.state not in BULK:
+                self.follow(self._count(batch, self.watched))
+            elif self.bulk is not None:  # else it was in another state when it was selected
+                self._count(batch, self.bulk)
 
-    def count(self, batch: Batch, state: State, tally: Tally) -> Batch:
-        """Count TCP sockets as being in `state`; those of them that are connections."""
+    def _count(self, batch: Batch, tally: Tally) -> Batch:
+        """Count TCP sockets; those of them that are connections."""
         connections, subflows = self.subflows.split(batch)
-        tally.add(connections, state)
+        tally.add(connections)
         if subflows is not None:
-            tally.add_subflows(subflows, state)
+            tally.add_subflows(subflows)
         return connections
 
     def follow(self, connections: Batch) -> None:
         """Show connections to whoever follows them."""
-        if self.follower is not None:
-            self.follower.add(connections)
+        if self._follower is not None:
+            self._follower.add(connections)

@@ -62,7 +62,7 @@ class PsutilSource:
         listening = Listening(listeners, ephemeral_flags())
         watched, bulk = Tally(listening, unowned=False), Tally(listening, unowned=False)
         for batch in batches_of_rows(row for row in rows if row.state is not State.LISTEN):
-            (bulk if batch.state in _BULK else watched).add(batch, batch.state)
+            (bulk if batch.state in _BULK else watched).add(batch)
         return Reading(listeners, watched.finish(), bulk.finish())
 
     def close(self) -> None:

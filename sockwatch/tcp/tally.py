@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from itertools import compress
+from itertools import compress, repeat
 from socket import ntohs
 from struct import Struct
-from sys import byteorder
 from typing import Final, TypeVar
 
 from sockwatch.tcp.batch import Batch, Remote
@@ -35,6 +34,7 @@ _INET: Final = Family.INET.value
 _PORT_BYTES: Final = 2
 _ADDRESS_BYTES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
 _MAPPED: Final = bytes(10) + b"\xff\xff"
+_RAW_PORT: Final = Struct("=H")
 _LOCAL_END: Final = Struct("=B 3x H 2x 16s")
 """Of struct inet_diag_msg (`include/uapi/linux/inet_diag.h`): family, local port as read natively,
 local address."""
@@ -81,29 +81,29 @@ class Tally:
         self._pending: _ByState[Remote] = {}
         """Outbound ones with what they use up ports against, not yet counted by both."""
 
-    def add(self, batch: Batch, state: State) -> None:
-        """Count a batch as being in `state`."""
-        _count_families(batch, state, self._counts.sockets)
-        self._add_connections(batch, state, self._listening.roles_in(batch))
-        if state is State.SYN_RECV:
+    def add(self, batch: Batch) -> None:
+        """Count connections."""
+        _count_families(batch, self._counts.sockets)
+        self._add_connections(batch, self._listening.roles_in(batch))
+        if batch.state is State.SYN_RECV:
             self._add_half_open(batch)
 
-    def add_subflows(self, batch: Batch, state: State) -> None:
+    def add_subflows(self, batch: Batch) -> None:
         """Count sockets that are each a path of an MPTCP connection, and no connection."""
-        _count_families(batch, state, self._counts.sockets)
+        _count_families(batch, self._counts.sockets)
         outbound = self._listening.roles_in(batch).translate(ONLY[OUTBOUND_EPHEMERAL])
-        self._reach(state, Counter(compress(batch.remotes(), outbound)))
+        self._reach(batch.state, Counter(compress(batch.remotes(), outbound)))
 
-    def add_multipath(self, batch: Batch, state: State) -> None:
+    def add_multipath(self, batch: Batch) -> None:
         """Count MPTCP connections; it is their subflows that take ports."""
         if self._counts.multipath is not None:
-            _count_families(batch, state, self._counts.multipath)
-        self._add_connections(batch, state, self._listening.roles_in(batch).translate(NO_PORTS))
+            _count_families(batch, self._counts.multipath)
+        self._add_connections(batch, self._listening.roles_in(batch).translate(NO_PORTS))
 
-    def _add_connections(self, batch: Batch, state: State, roles: bytes) -> None:
+    def _add_connections(self, batch: Batch, roles: bytes) -> None:
         if self._counts.unowned is not None:
-            _count_unowned(batch, state, self._counts.unowned)
-        cgroups = batch.cgroups()
+            _count_unowned(batch, self._counts.unowned)
+        state, cgroups = batch.state, batch.cgroups()
         if INBOUND in roles:
             sides = zip(cgroups, batch.local_ports(), strict=True)
             _add(self._inbound, state, sides, roles.translate(ONLY[INBOUND]))
@@ -133,24 +133,28 @@ class Tally:
 
     def _settle(self, state: State, pending: Counter[Remote]) -> None:
         outbound = self._outbound.setdefault(state, Counter())
+        known = outbound.get  # here and below: there may be many thousands
         for (_, remote, cgroup), number in pending.items():
-            side = cgroup, int.from_bytes(remote[:_PORT_BYTES], byteorder)
-            outbound[side] = outbound.get(side, 0) + number
+            side = cgroup, *_RAW_PORT.unpack_from(remote)
+            outbound[side] = known(side, 0) + number
         self._reach(state, pending)
         pending.clear()
 
     def _reach(self, state: State, connections: Counter[Remote]) -> None:
         destinations = self._counts.destinations.setdefault(state, Counter())
+        known = destinations.get
         for (family, remote, _), number in connections.items():
-            key = _raw_destination(family, remote)
-            destinations[key] = destinations.get(key, 0) + number
+            key = remote[:6] + remote[18:22] if family == _INET else _raw_destination(remote)
+            destinations[key] = known(key, 0) + number
         thin(destinations, DESTINATIONS_LIMIT)
 
     def _name(self, direction: Direction, counted: _ByState[_Side]) -> None:
-        services = self._counts.services
-        for state, keys in counted.items():
-            for (cgroup, raw_port), number in keys.items():
-                services[ServicePort(direction, ntohs(raw_port), cgroup, state)] = number
+        for state, sides in counted.items():
+            cgroups, raw_ports = zip(*sides, strict=True)
+            ports = map(ntohs, raw_ports)
+            rows = zip(repeat(direction), ports, cgroups, repeat(state))
+            names = map(ServicePort._make, rows)
+            dict.update(self._counts.services, zip(names, sides.values(), strict=True))
 
 
 def _add(counted: _ByState[Key], state: State, keys: Iterable[Key], mask: bytes) -> Counter[Key]:
@@ -166,18 +170,18 @@ def _count_ends(ends: Iterable[tuple[int, int, bytes]], into: Counter[Endpoint])
         into[Endpoint(plain, ntohs(raw_port))] += number
 
 
-def _count_families(batch: Batch, state: State, into: Counter[tuple[Family, State]]) -> None:
+def _count_families(batch: Batch, into: Counter[tuple[Family, State]]) -> None:
     families = batch.families()
     for family in Family:
-        _count(into, (family, state), families.count(family))
+        _count(into, (family, batch.state), families.count(family))
 
 
-def _count_unowned(batch: Batch, state: State, unowned: Counter[Unowned]) -> None:
+def _count_unowned(batch: Batch, unowned: Counter[Unowned]) -> None:
     """Sockets that no process holds: minis, and full ones without a file."""
-    minis = len(batch) if state is State.TIME_WAIT else batch.timers().count(TIMER_TIME_WAIT)
+    minis = batch.timers().count(TIMER_TIME_WAIT)
     _count(unowned, Unowned.MINI, minis)
-    if state in _WITHOUT_FILE:
-        _count(unowned, _WITHOUT_FILE[state], batch.inodes().count(0) - minis)
+    if batch.state in _WITHOUT_FILE:
+        _count(unowned, _WITHOUT_FILE[batch.state], batch.inodes().count(0) - minis)
 
 
 def _count(counter: Counter[Key], key: Key, number: int) -> None:
@@ -205,13 +209,10 @@ def thin(counter: Counter[Key], limit: int) -> None:
     counter.update({key: number - spent for key, number in heaviest if number > spent})
 
 
-def _raw_destination(family: int, remote: bytes) -> RawDestination:
-    """The one key of a destination, however its addresses are written."""
-    port, source, target = remote[:2], remote[2:18], remote[18:]
-    if family == _INET:
-        return port + source[:4] + target[:4]
-    if source.startswith(_MAPPED) and target.startswith(_MAPPED):
-        return port + source[12:] + target[12:]
+def _raw_destination(remote: bytes) -> RawDestination:
+    """The key of an IPv6 destination; that of an IPv4 one if that is what it is in truth."""
+    if remote.startswith(_MAPPED, 2) and remote.startswith(_MAPPED, 18):
+        return remote[:2] + remote[14:18] + remote[30:]
     return remote
 
 

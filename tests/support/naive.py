@@ -30,10 +30,10 @@ def unowned_kind(row: Row) -> Unowned | None:
     """Why no process holds a socket; `None` if one does."""
     if row.inode != 0:
         return None
-    if row.state is State.SYN_RECV:
-        return Unowned.HALF_OPEN
     if row.timer == TIME_WAIT_TIMER:
         return Unowned.MINI
+    if row.state is State.SYN_RECV:
+        return Unowned.HALF_OPEN
     if row.state in NOT_ACCEPTED_STATES:
         return Unowned.NOT_ACCEPTED
     return Unowned.ORPHAN if row.state in ORPHAN_STATES else None

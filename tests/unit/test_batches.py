@@ -104,7 +104,7 @@ def test_every_socket_of_a_dump_is_in_one_batch_once(datagrams: list[bytes]) -> 
 def counted(some: Iterable[Batch], listening: Listening) -> Counts:
     tally = Tally(listening)
     for batch in some:
-        tally.add(batch, batch.state)
+        tally.add(batch)
     return tally.finish()
 
 

@@ -59,35 +59,33 @@ class Verdict:
         return self.counts is None
 
 
-def counted(some: Iterable[Batch], state: State) -> Counts:
+def counted(some: Iterable[Batch]) -> Counts:
     tally = Tally(LISTENING)
     for batch in some:
-        tally.add(batch, state)
+        tally.add(batch)
     return tally.finish()
 
 
-def by_rows(dump: Dump, state: State) -> Verdict:
+def by_rows(dump: Dump) -> Verdict:
     try:
-        return Verdict(counted(batches_of_rows(read_dump(dump)), state))
+        return Verdict(counted(batches_of_rows(read_dump(dump))))
     except PassFailure as failure:
         return Verdict(None, failure.cause)
 
 
-def in_bulk(dump: Dump, state: State) -> Verdict:
+def in_bulk(dump: Dump) -> Verdict:
     try:
-        counts = counted(batches(dump), state)
+        counts = counted(batches(dump))
     except PassFailure as failure:
         return Verdict(None, failure.cause)
     assert counts.services.total() == counts.sockets.total()
     return Verdict(counts)
 
 
-def verdict(
-    datagrams: Sequence[bytes], state: State = State.ESTABLISHED, sequence: int = SEQUENCE
-) -> Verdict:
+def verdict(datagrams: Sequence[bytes], sequence: int = SEQUENCE) -> Verdict:
     """What both paths say, which must be the same."""
-    said = by_rows(dump_of(datagrams, sequence), state)
-    assert in_bulk(dump_of(datagrams, sequence), state) == said
+    said = by_rows(dump_of(datagrams, sequence))
+    assert in_bulk(dump_of(datagrams, sequence)) == said
     return said
 
 
@@ -164,7 +162,7 @@ def test_any_damage_has_one_verdict(state: State, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         datagram = data.draw(st.sampled_from(datagrams))
         datagram[data.draw(st.integers(0, len(datagram) - 1))] = data.draw(st.integers(0, 255))
-    verdict([bytes(datagram) for datagram in datagrams], state)
+    verdict([bytes(datagram) for datagram in datagrams])
 
 
 @pytest.mark.parametrize("state", BULK)
@@ -174,7 +172,7 @@ def test_rubbish_in_good_messages_has_one_verdict(state: State, data: st.DataObj
     kinds = st.sampled_from([NOOP, ERROR, DONE, OVERRUN, TCPDIAG_GETSOCK, 20])
     rubbish = st.builds(message, kinds, st.binary(max_size=120))
     datagrams = data.draw(st.lists(st.lists(rubbish, min_size=1, max_size=4).map(b"".join)))
-    verdict([*datagrams, done()], state)
+    verdict([*datagrams, done()])
 
 
 @pytest.mark.parametrize("name", names())
@@ -186,5 +184,5 @@ def test_a_recorded_dump_that_is_damaged_has_one_verdict(name: str, data: st.Dat
     datagram = data.draw(st.sampled_from(datagrams))
     datagram[data.draw(st.integers(0, len(datagram) - 1))] ^= data.draw(st.integers(1, 255))
     whole = [bytes(datagram) for datagram in datagrams]
-    said = verdict(whole, recording.rows[0].state, recording.sequence)
+    said = verdict(whole, recording.sequence)
     assert said.failed or said.sockets == len(recording.rows)

@@ -60,7 +60,7 @@ def connections(number: int, to: str = DATABASE, **more: object) -> list[Row]:
 def counted(rows: Iterable[Row], listeners: Sequence[Row] = ()) -> Counts:
     counter = Tally(Listening(listeners, FLAGS))
     for batch in batches_of_rows(rows):
-        counter.add(batch, batch.state)
+        counter.add(batch)
     return counter.finish()
 
 
@@ -228,7 +228,7 @@ def test_memory_is_bounded_and_the_fullest_survive(monkeypatch: pytest.MonkeyPat
         rows.insert(at * 2 % len(rows), row)
     counter = Tally(Listening([], FLAGS))
     for start in range(0, len(rows), 50):
-        counter.add(RowBatch(State.ESTABLISHED, rows[start : start + 50]), State.ESTABLISHED)
+        counter.add(RowBatch(State.ESTABLISHED, rows[start : start + 50]))
     counts = counter.finish()
     assert len(counts.destinations[State.ESTABLISHED]) <= 200
     found = destinations(Counts(), counts, 90)

@@ -16,6 +16,7 @@ from sockwatch.kernel.diag import Query, dump_request
 from sockwatch.kernel.failures import Cause, PassFailure
 from sockwatch.kernel.multipath import (
     CLOSING,
+    CONNECTED,
     Connections,
     MultipathReader,
     Subflows,
@@ -249,7 +250,7 @@ def test_only_families_in_use_are_asked_for_and_no_listeners() -> None:
     assert [(query.multipath, query.states) for query in trial] == [(Family.INET, 0)]
     assert [(query.multipath, query.states) for query in main] == [
         (Family.INET6, mask(*CLOSING)),
-        (Family.INET6, mask(State.ESTABLISHED)),
+        (Family.INET6, mask(*CONNECTED)),
     ]
 
 

@@ -74,11 +74,10 @@ def connection(
     return row._replace(inode=0 if state is TIME_WAIT else inode, cgroup=cgroup)
 
 
-def total(some: Iterable[Batch], listeners: Sequence[Row], state: State | None = None) -> Counts:
-    """The count of batches, as being in `state` if that is given."""
+def total(some: Iterable[Batch], listeners: Sequence[Row]) -> Counts:
     counter = Tally(Listening(listeners, EPHEMERAL))
     for batch in some:
-        counter.add(batch, batch.state if state is None else state)
+        counter.add(batch)
     return counter.finish()
 
 
@@ -86,17 +85,16 @@ def counted(rows: Sequence[Row], listeners: Sequence[Row]) -> Counts:
     return total(batches_of_rows(rows), listeners)
 
 
-def tallied(datagrams: Sequence[bytes], state: State, listeners: Sequence[Row]) -> Counts:
-    return total(batches(dump_of(datagrams)), listeners, state)
+def tallied(datagrams: Sequence[bytes], listeners: Sequence[Row]) -> Counts:
+    return total(batches(dump_of(datagrams)), listeners)
 
 
-def by_rows(datagrams: Sequence[bytes], state: State, listeners: Sequence[Row]) -> Counts:
-    return total(batches_of_rows(read_dump(dump_of(datagrams))), listeners, state)
+def by_rows(datagrams: Sequence[bytes], listeners: Sequence[Row]) -> Counts:
+    return total(batches_of_rows(read_dump(dump_of(datagrams))), listeners)
 
 
-def one_by_one(datagrams: Sequence[bytes], state: State, listeners: Sequence[Row]) -> Counts:
-    settled = [row._replace(state=state) for row in read_dump(dump_of(datagrams))]
-    return naive_counts(settled, Listening(listeners, EPHEMERAL))
+def one_by_one(datagrams: Sequence[bytes], listeners: Sequence[Row]) -> Counts:
+    return naive_counts(read_dump(dump_of(datagrams)), Listening(listeners, EPHEMERAL))
 
 
 @pytest.fixture
@@ -123,9 +121,9 @@ def test_the_bulk_path_counts_what_the_general_path_counts(
     state: State, data: st.DataObject, listeners: Sequence[Row]
 ) -> None:
     datagrams = data.draw(mixed_dumps(state))
-    found = tallied(datagrams, state, listeners)
-    assert found == by_rows(datagrams, state, listeners)
-    assert found == one_by_one(datagrams, state, listeners)
+    found = tallied(datagrams, listeners)
+    assert found == by_rows(datagrams, listeners)
+    assert found == one_by_one(datagrams, listeners)
 
 
 @settings(UNHURRIED, max_examples=100)
@@ -145,11 +143,11 @@ def test_small_bounds_change_no_count_of_services(state: State, data: st.DataObj
     """With the pending keys folded all the time, and few destinations followed."""
     listeners = LISTENERS["both"]
     datagrams = data.draw(mixed_dumps(state))
-    expected = by_rows(datagrams, state, listeners)
+    expected = by_rows(datagrams, listeners)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tally, "PENDING_LIMIT", 2)
         patch.setattr(tally, "DESTINATIONS_LIMIT", 3)
-        found = tallied(datagrams, state, listeners)
+        found = tallied(datagrams, listeners)
     assert (found.services, found.sockets) == (expected.services, expected.sockets)
     assert found.unowned == expected.unowned
     for each, kept in found.destinations.items():
@@ -165,7 +163,7 @@ def test_a_recorded_dump_is_counted_alike(
     recording = load(f"linux-6.18-{reader}-{state.label}")
     listeners = load(f"linux-6.18-{reader}-listeners").rows
     dump = dump_of(recording.datagrams, recording.sequence)
-    found = total(batches(dump), listeners, state)
+    found = total(batches(dump), listeners)
     assert found == counted(recording.rows, listeners)
     assert found == naive_counts(recording.rows, Listening(listeners))
     assert found.sockets.total() == len(recording.rows)
@@ -190,7 +188,7 @@ def test_no_record_of_a_uniform_dump_is_looked_at_by_itself(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel_batches, "read_rows", no_rows)
         patch.setattr(kernel_batches, "check_message", no_record)
-        tallied(datagrams, state, LISTENERS["both"])
+        tallied(datagrams, LISTENERS["both"])
 
 
 # Right
@@ -252,7 +250,7 @@ def test_columns_are_counted_by_service_and_destination(
     size: int, mark: bool, general_rows: list[Row]
 ) -> None:
     datagrams = whole_dump(established_of_every_kind(), mark=mark, size=size)
-    assert tallied(datagrams, ESTABLISHED, LISTENERS["both"]) == EXPECTED
+    assert tallied(datagrams, LISTENERS["both"]) == EXPECTED
     assert not general_rows
 
 
@@ -263,7 +261,7 @@ def test_minis_have_no_owner_and_no_cgroup(generation: str, general_rows: list[R
         connection(("::ffff:10.0.0.1", 50002), ("::ffff:10.0.0.2", 443), TIME_WAIT),
     ]
     datagrams = whole_dump(minis, GENERATIONS[generation], mark=True)
-    found = tallied(datagrams, TIME_WAIT, LISTENERS["both"])
+    found = tallied(datagrams, LISTENERS["both"])
     assert found.unowned == {Unowned.MINI: 2}
     assert found.services == {
         ServicePort(INBOUND, 80, 0, TIME_WAIT): 1,
@@ -274,23 +272,24 @@ def test_minis_have_no_owner_and_no_cgroup(generation: str, general_rows: list[R
 
 
 @pytest.mark.parametrize(
-    "odd",
+    ("odd", "state"),
     [
-        record(ACCEPTED, more=attribute(99, b"new!")),
-        record(ACCEPTED, mark=True),
-        record(ACCEPTED, GENERATIONS["5.4"]),
-        record(ACCEPTED, state=State.CLOSE_WAIT),
-        record(ACCEPTED, state=13),
+        (record(ACCEPTED, more=attribute(99, b"new!")), ESTABLISHED),
+        (record(ACCEPTED, mark=True), ESTABLISHED),
+        (record(ACCEPTED, GENERATIONS["5.4"]), ESTABLISHED),
+        (record(ACCEPTED, state=State.CLOSE_WAIT), State.CLOSE_WAIT),
+        (record(ACCEPTED, state=13), State.UNKNOWN),
     ],
     ids=["unknown attribute", "mark", "other length", "other state", "unknown state"],
 )
 def test_one_odd_record_in_the_middle_is_counted_as_all_others(
-    odd: bytes, general_rows: list[Row]
+    odd: bytes, state: State, general_rows: list[Row]
 ) -> None:
     usual = record(ACCEPTED)
     datagrams = [usual, usual + odd + usual, usual + done()]
-    found = tallied(datagrams, ESTABLISHED, LISTENERS["both"])
-    assert found.sockets == Counter({(Family.INET, ESTABLISHED): 5})
+    found = tallied(datagrams, LISTENERS["both"])
+    states = Counter([*[ESTABLISHED] * 4, state])
+    assert found.sockets == {(Family.INET, state): number for state, number in states.items()}
     assert found.services.total() == 5
     assert {(service.direction, service.port) for service in found.services} == {(INBOUND, 80)}
     assert not general_rows
@@ -304,7 +303,7 @@ def test_records_as_long_with_other_attributes_are_counted_as_all_others(
     alike = [
         record(ACCEPTED, bare, more=attribute(number, pack("=Q", 5))) for number in (CGROUP_ID, 99)
     ]
-    found = tallied([record(ACCEPTED, mark=True) * 7 + b"".join(alike), done()], ESTABLISHED, [])
+    found = tallied([record(ACCEPTED, mark=True) * 7 + b"".join(alike), done()], [])
     assert found.services == {
         ServicePort(OUTBOUND, 40000, 5, ESTABLISHED): 8,
         ServicePort(OUTBOUND, 40000, 0, ESTABLISHED): 1,
@@ -312,22 +311,15 @@ def test_records_as_long_with_other_attributes_are_counted_as_all_others(
     assert len(general_rows) == 2
 
 
-def test_a_socket_that_moved_on_counts_as_what_it_was_asked_as() -> None:
-    """No other dump of the pass has it."""
-    moved_on = record(ACCEPTED, state=State.LAST_ACK)
-    found = tallied([moved_on, done()], ESTABLISHED, LISTENERS["both"])
-    assert found.services == {ServicePort(INBOUND, 80, 5, ESTABLISHED): 1}
-
-
 def test_an_empty_dump_counts_nothing() -> None:
-    assert tallied([done()], ESTABLISHED, LISTENERS["both"]) == Counts()
+    assert tallied([done()], LISTENERS["both"]) == Counts()
 
 
 def test_counts_of_several_dumps_add_up() -> None:
     counter = Tally(Listening(LISTENERS["both"]))
     for state in [*BULK, *BULK]:
         for batch in batches(dump_of(whole_dump([connection(SERVER, CLIENT, state)]))):
-            counter.add(batch, state)
+            counter.add(batch)
     counts = counter.finish()
     assert counts.sockets == Counter({(Family.INET, state): 2 for state in BULK})
     assert counts.services == {ServicePort(INBOUND, 80, 0, state): 2 for state in BULK}
@@ -338,7 +330,7 @@ def test_a_source_that_knows_no_owners_is_not_told_of_any() -> None:
     row = connection(SERVER, CLIENT, inode=0)
     for some in (batches(dump_of(whole_dump([row]))), batches_of_rows([row])):
         for batch in some:
-            counter.add(batch, batch.state)
+            counter.add(batch)
     counts = counter.finish()
     assert counts.unowned is None
     assert counts.sockets.total() == 2
@@ -347,7 +339,7 @@ def test_a_source_that_knows_no_owners_is_not_told_of_any() -> None:
 def test_ports_are_not_taken_for_each_others_bytes_swapped(general_rows: list[Row]) -> None:
     """Listened on 80 alone; 0x5000 is 80 read with the wrong end first."""
     rows = [connection(("10.0.0.1", port), CLIENT) for port in (80, 0x5000)]
-    found = tallied(whole_dump(rows), ESTABLISHED, LISTENERS["ipv4"])
+    found = tallied(whole_dump(rows), LISTENERS["ipv4"])
     assert found.services == {
         ServicePort(INBOUND, 80, 0, ESTABLISHED): 1,
         ServicePort(OUTBOUND, 40000, 0, ESTABLISHED): 1,
@@ -375,7 +367,7 @@ def test_ports_are_not_taken_for_each_others_bytes_swapped(general_rows: list[Ro
 def test_a_dump_that_fails_at_last_has_failed(last: list[bytes], cause: Cause) -> None:
     good = packed(record(connection(SERVER, CLIENT)) for _ in range(3))
     with pytest.raises(PassFailure) as caught:
-        tallied([*good, *last], ESTABLISHED, [])
+        tallied([*good, *last], [])
     assert caught.value.cause is cause
 
 
@@ -461,7 +453,7 @@ def test_a_destination_has_one_key_whatever_else_is_in_its_datagram() -> None:
     mapped = connection(("::ffff:10.0.0.1", 40001), ("::ffff:10.0.0.2", 443))
     inet6 = connection(("::1", 40002), ("::1", 443))
     datagrams = [record(inet) * 2, record(inet) + record(inet6), record(mapped), done()]
-    assert tallied(datagrams, ESTABLISHED, []).destinations == {
+    assert tallied(datagrams, []).destinations == {
         ESTABLISHED: {reached("10.0.0.1", "10.0.0.2", 443): 4, reached("::1", "::1", 443): 1}
     }
 
@@ -493,7 +485,7 @@ def test_half_open_connections_are_counted_by_where_they_came_to() -> None:
 def test_what_knows_no_timers_does_not_tell_what_was_sent_again() -> None:
     counter = Tally(Listening([]), unowned=False)
     for batch in batches_of_rows([knocking(80, 0)]):
-        counter.add(batch, batch.state)
+        counter.add(batch)
     counts = counter.finish()
     assert counts.half_open.total() == 1
     assert counts.resent is None
@@ -539,7 +531,7 @@ def test_the_heaviest_destination_survives_any_number_of_others(
     crowd = [connection(("10.0.0.1", 50000), (f"10.1.{i >> 8}.{i & 255}", 443)) for i in range(900)]
     heavy = [connection(("10.0.0.1", 50000), ("10.9.9.9", 443))] * 300
     mixture = [row for pair in zip(crowd[:300], heavy, strict=True) for row in pair] + crowd[300:]
-    found = tallied(whole_dump(mixture, size=1000), ESTABLISHED, [])
+    found = tallied(whole_dump(mixture, size=1000), [])
     assert found.services == {ServicePort(OUTBOUND, 443, 0, ESTABLISHED): 1200}
     [kept] = found.destinations.values()
     assert len(kept) <= 40
