@@ -1,12 +1,14 @@
 """Metric families as bytes, in the formats that Prometheus reads.
 
-prometheus_client writes the formats. Around it stands a memory: a family whose samples have not
-changed since the last rendering keeps its bytes.
+prometheus_client writes what describes a family, and histograms. A family whose samples have not
+changed since the last rendering keeps its bytes; of one that has changed each line of a series
+keeps its beginning, which is most of it. Those lines are written here: prometheus_client looks
+into every character of every label each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from threading import Lock
 from typing import Final, NamedTuple
@@ -15,6 +17,7 @@ from prometheus_client import generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
 from sockwatch.export.families import families
 from sockwatch.export.formats import Format
@@ -43,9 +46,18 @@ _WRITERS: Final[dict[Format, Writer]] = {
 }
 
 
+_Series = tuple[str, ...]
+"""Name, names of labels, and their values."""
+
+_LINE_BY_LINE: Final = frozenset({"gauge", "counter"})
+"""Types of families whose samples are a line each, in the same order in every format."""
+
+
 class _Block(NamedTuple):
     samples: list[Sample]
     rendered: bytes
+    series: Mapping[_Series, str]
+    """How the line of each begins."""
 
 
 class Exposition:
@@ -74,6 +86,32 @@ class Exposition:
     def _block(self, writer: Writer, family: Metric) -> bytes:
         block = self._blocks.get((writer, family.name))
         if block is None or block.samples != family.samples:
-            rendered = writer(_One(family)).removesuffix(_END)
-            block = self._blocks[writer, family.name] = _Block(family.samples, rendered)
+            block = _written(writer, family, block.series if block else {})
+            self._blocks[writer, family.name] = block
         return block.rendered
+
+
+def _written(writer: Writer, family: Metric, known: Mapping[_Series, str]) -> _Block:
+    if family.type not in _LINE_BY_LINE:
+        return _Block(family.samples, writer(_One(family)).removesuffix(_END), {})
+    bare = Metric(family.name, family.documentation, family.type, family.unit)
+    head = writer(_One(bare)).removesuffix(_END)
+    series: dict[_Series, str] = {}
+    lines: list[str] = []
+    for name, labels, value, *_ in family.samples:
+        one = (name, *labels, *labels.values())
+        begin = series[one] = known.get(one) or _beginning(name, labels)
+        lines.append(f"{begin} {floatToGoString(value)}\n")  # type: ignore[no-untyped-call]
+    return _Block(family.samples, head + "".join(lines).encode(), series)
+
+
+def _beginning(name: str, labels: Mapping[str, str]) -> str:
+    """All of a line but the value."""
+    if not labels:
+        return name
+    pairs = [f'{label}="{_escaped(text)}"' for label, text in sorted(labels.items())]
+    return f"{name}{{{','.join(pairs)}}}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")

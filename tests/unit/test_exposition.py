@@ -3,9 +3,10 @@
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -15,9 +16,12 @@ from everything import EVERYTHING, passes
 from guards import need_command
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as plain
+from prometheus_client.registry import Collector
 from snapshots import (
     TAKEN,
     service,
@@ -148,7 +152,7 @@ def test_a_family_without_samples_is_left_out() -> None:
     assert "sockwatch_tcp_unowned_sockets" not in text
 
 
-EVERYTHINGILE: Final = [
+HOSTILE: Final = [
     'a"b.service',
     "a\\b.service",
     "a\\x2db.service",
@@ -171,7 +175,7 @@ EVERYTHINGILE: Final = [
 
 
 @pytest.mark.parametrize("fmt", Format)
-@pytest.mark.parametrize("unit", EVERYTHINGILE)
+@pytest.mark.parametrize("unit", HOSTILE)
 def test_a_hostile_unit_name_stays_within_its_label(unit: str, fmt: Format) -> None:
     text = rendered(snapshot(service(80, unit, close_wait=3)), fmt)
     assert units(text, fmt) == {unit}
@@ -192,6 +196,69 @@ def test_any_snapshot_is_told_alike_in_all_formats(taken: Snapshot) -> None:
     text, other = rendered(taken, Format.TEXT_0_0_4), rendered(taken, OM)
     assert sorted(parsed(text, Format.TEXT_0_0_4)) == sorted(parsed(other, OM))
     assert "NaN" not in [line.rsplit(" ", 1)[-1] for line in text.split("\n")]
+
+
+def by_prometheus_client(found: Iterable[Metric], fmt: Format) -> bytes:
+    """The same page from its own registry."""
+    registry = CollectorRegistry()
+    registry.register(Families([family for family in found if family.samples]))
+    write: Callable[[CollectorRegistry], bytes]
+    write = generate_openmetrics if fmt is OM else generate_latest
+    return write(registry)
+
+
+class Families(Collector):
+    """Collects what it is given."""
+
+    def __init__(self, found: Sequence[Metric]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Metric]:
+        return self._found
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(SNAPSHOTS, min_size=1, max_size=3))
+def test_every_page_is_what_prometheus_client_writes(seen: list[Snapshot]) -> None:
+    """Also where it is put together from what earlier pages had."""
+    page = Exposition(own)
+    for taken, fmt in product([*seen, EVERYTHING], (OM, Format.TEXT_0_0_4)):
+        expected = by_prometheus_client([*families.families(taken), *own()], fmt)
+        assert page.render(taken, fmt) == expected
+
+
+NAMES: Final = ("first", "b", "_a")
+SAMPLES: Final = st.lists(
+    st.tuples(
+        st.tuples(*[st.text(max_size=3) | st.sampled_from(HOSTILE)] * len(NAMES)),
+        st.integers(-(1 << 63), 1 << 63) | st.floats(),
+    ),
+    max_size=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(SAMPLES, min_size=1, max_size=3),
+    st.sampled_from([GaugeMetricFamily, CounterMetricFamily]),
+    st.sampled_from([OM, Format.TEXT_0_0_4]),
+    st.integers(0, len(NAMES)),
+)
+def test_any_family_is_written_as_prometheus_client_writes_it(
+    seen: list[list[tuple[tuple[str, ...], float]]],
+    kind: type[GaugeMetricFamily | CounterMetricFamily],
+    fmt: Format,
+    labels: int,
+) -> None:
+    extras: list[Metric] = []
+    page = Exposition(lambda: extras)
+    for samples in seen:
+        family = kind("some", 'With "quotes", \\ and\nlines.', labels=NAMES[:labels])
+        for values, value in samples:
+            family.add_metric(values[:labels], value)
+        extras[:] = [family]
+        written = by_prometheus_client([*families.families(EVERYTHING), family], fmt)
+        assert page.render(EVERYTHING, fmt) == written
 
 
 def test_what_is_not_part_of_a_snapshot_is_collected_for_each_rendering() -> None:
