@@ -13,7 +13,7 @@ the first as there is room for beside those in trouble.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Final, NamedTuple
@@ -30,13 +30,12 @@ _Sums = dict[Direction, Counter[State | None]]
 """Connections by direction and state; under `None` how many services they are of."""
 
 
-class _Order(NamedTuple):
-    """Services from the most interesting to the least."""
+class _Groups(NamedTuple):
+    """Services by what they have, and how much of it."""
 
     troubled: Collection[ServiceKey]
-    """In no order."""
     others: tuple[Mapping[ServiceKey, int], ...]
-    """With their places; each group comes before the next, whatever was shown."""
+    """Each group comes before the next, whatever was shown."""
 
 
 class Ranking:
@@ -45,16 +44,17 @@ class Ranking:
     def __init__(self, found: Services) -> None:
         """Rank services; they must not change."""
         self._found = found
+        self._ordered: dict[int, Sequence[ServiceKey]] = {}
 
     def fold(
-        self, changed: Services, limit: int, shown: Collection[ServiceKey]
+        self, changed: Services, limit: int, shown: Mapping[ServiceKey, object]
     ) -> tuple[Services, int]:
         """Keep the `limit` most interesting services and add the others up as `other`.
 
         Args:
             changed: services that are new or have other connections now.
             limit: how many to keep.
-            shown: those kept before.
+            shown: those kept before, in the order in which they were.
 
         Returns:
             The services with at most one `other` per direction, and how many were folded.
@@ -64,25 +64,35 @@ class Ranking:
             return {**self._found, **changed}, 0
         kept = {
             key: changed[key] if key in changed else self._found[key]
-            for key in islice(self._ranked(changed, frozenset(shown)), limit)
+            for key in islice(self._ranked(changed, shown), limit)
         }
         return kept | self._others(changed, kept), number - limit
 
-    def _ranked(self, changed: Services, shown: frozenset[ServiceKey]) -> Iterator[ServiceKey]:
+    def _ranked(
+        self, changed: Services, shown: Mapping[ServiceKey, object]
+    ) -> Iterator[ServiceKey]:
         def trouble(key: ServiceKey) -> tuple[int, bool, int]:
             states = changed.get(key) or self._found[key]
             total = sum(states.values())
             return total - _healthy(states), key in shown, total
 
-        troubled = {**dict.fromkeys(self._order.troubled), **dict.fromkeys(changed)}
+        troubled = {**dict.fromkeys(self._groups.troubled), **dict.fromkeys(changed)}
         yield from sorted(troubled, key=trouble, reverse=True)
-        for places in self._order.others:
-            mine = sorted(filter(places.__contains__, shown), key=places.__getitem__)
-            yield from (key for key in mine if key not in changed)
-            yield from (key for key in places if key not in shown and key not in changed)
+        for group, sizes in enumerate(self._groups.others):
+            mine = filter(sizes.__contains__, shown)
+            yield from (key for key in _largest_first(mine, sizes) if key not in changed)
+            rest = self._in_order(group)
+            yield from (key for key in rest if key not in shown and key not in changed)
+
+    def _in_order(self, group: int) -> Sequence[ServiceKey]:
+        """A group from the largest to the smallest, asked for only where there is room for more."""
+        if group not in self._ordered:
+            sizes = self._groups.others[group]
+            self._ordered[group] = _largest_first(sizes, sizes)
+        return self._ordered[group]
 
     @cached_property
-    def _order(self) -> _Order:
+    def _groups(self) -> _Groups:
         troubled: list[ServiceKey] = []
         busy, idle, residue = (dict[ServiceKey, int]() for _ in range(3))
         for key, states in self._found.items():
@@ -97,7 +107,7 @@ class Ranking:
                 group[key] = states[State.TIME_WAIT]
             else:
                 troubled.append(key)
-        return _Order(troubled, tuple(map(_places, (busy, idle, residue))))
+        return _Groups(troubled, (busy, idle, residue))
 
     @cached_property
     def _sums(self) -> _Sums:
@@ -123,10 +133,9 @@ def _healthy(states: Mapping[State, int]) -> int:
     return states.get(State.ESTABLISHED, 0) + states.get(State.TIME_WAIT, 0)
 
 
-def _places(sizes: Mapping[ServiceKey, int]) -> Mapping[ServiceKey, int]:
-    """The largest first; of equals that which was found first."""
-    ordered = sorted(sizes, key=sizes.__getitem__, reverse=True)
-    return {key: place for place, key in enumerate(ordered)}
+def _largest_first(keys: Iterable[ServiceKey], sizes: Mapping[ServiceKey, int]) -> list[ServiceKey]:
+    """Of equals that which comes first."""
+    return sorted(keys, key=sizes.__getitem__, reverse=True)
 
 
 def _added_up(found: Services) -> _Sums:

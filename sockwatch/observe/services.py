@@ -125,7 +125,7 @@ class ServiceMemory:
         self._bulk: Counted | None = None
         self._named: Services = {}
         self._ranking = Ranking({})
-        self._shown: frozenset[ServiceKey] = frozenset()
+        self._shown: Services = {}
 
     def __call__(
         self,
@@ -144,7 +144,7 @@ class ServiceMemory:
         moving = _services(watched, {port: self._name(*port[:3]) for port in watched})
         changed = {key: _sum(states, self._named.get(key)) for key, states in moving.items()}
         kept, folded = self._ranking.fold(changed, limit, self._shown)
-        self._shown = frozenset(kept)
+        self._shown = kept
         return kept, folded
 
     def _names_hold(self, found: Sequence[Listener], unit_of: UnitOf) -> bool:

@@ -33,7 +33,7 @@ def found(
 
 
 def fold(found: Services, limit: int, shown: Iterable[ServiceKey] = ()) -> tuple[Services, int]:
-    return Ranking(found).fold({}, limit, frozenset(shown))
+    return Ranking(found).fold({}, limit, dict.fromkeys(shown))
 
 
 def inbound(port: int | str, unit: str = "") -> ServiceKey:
