@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from heapq import nlargest
-from socket import inet_ntop, ntohs
-from struct import Struct
+from socket import inet_ntop
 from typing import Final
 
-from sockwatch.observe.snapshot import Destinations, DestinationUse, Marked, Stuck
+from sockwatch.observe.snapshot import Destinations, DestinationUse, Stuck
 from sockwatch.tcp.records import Counts, Destination, RawDestination
 from sockwatch.tcp.states import Family, State
 from sockwatch.tcp.tally import destination, plain_address
@@ -21,8 +19,6 @@ SHOWN_FROM: Final = 0.1
 UNANSWERED_FROM: Final = 3
 """Unanswered connections from which a destination is told apart."""
 
-_RECORD: Final = Struct("=B 3x 2x H 16x 16s 32x")
-"""Of struct inet_diag_msg: family, remote port as read natively, remote address."""
 _SIZES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
 
 
@@ -65,15 +61,11 @@ def unanswered(stuck: Stuck) -> dict[str, int]:
     counted: Counter[tuple[bytes, int]] = Counter()
     for marked in stuck.marked:
         if marked.state is State.SYN_SENT:
-            counted.update(_remote_ends(marked))
-    found = ((number * stuck.stride, end) for end, number in counted.items())
+            for (address, port), number in Counter(marked.records.remote_ends()).items():
+                counted[plain_address(address), port] += number * marked.stride
+    found = ((number, end) for end, number in counted.items())
     most = nlargest(MOST_SHOWN, (one for one in found if one[0] >= UNANSWERED_FROM))
     return {endpoint(address, port): number for number, (address, port) in most}
-
-
-def _remote_ends(marked: Marked) -> Iterator[tuple[bytes, int]]:
-    for family, raw_port, address in _RECORD.iter_unpack(marked.records):
-        yield plain_address(address[: _SIZES[family]]), ntohs(raw_port)
 
 
 def endpoint(address: bytes, port: int) -> str:

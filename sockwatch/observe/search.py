@@ -17,7 +17,6 @@ from itertools import chain, compress, count, islice, repeat
 from math import inf
 from operator import and_, eq, lt
 from socket import inet_ntop, ntohs
-from struct import Struct
 from typing import Final
 
 from sockwatch.observe.leaks import Filter, Group, Leak, Leaks, Share
@@ -28,16 +27,7 @@ from sockwatch.tcp.owners import Process
 from sockwatch.tcp.states import Direction, Family, State
 from sockwatch.tcp.tally import plain_address
 
-_RECORD: Final = Struct("=B 3x H H 16s 16s 24x I I")
-"""Of struct inet_diag_msg (`include/uapi/linux/inet_diag.h`): family, local and remote port as
-read natively, local and remote address, uid, inode."""
-_HALF_WORDS: Final = _RECORD.size // 2
-_LOCAL_PORT, _REMOTE_PORT = 2, 3
-"""Half-words of a record."""
-_WORDS: Final = _RECORD.size // 4
-_INODE: Final = 17
-"""Word of a record."""
-_SIZES: Final = {Family.INET.value: 4, Family.INET6.value: 16}
+_INET_BYTES: Final = 4
 _DIRECTIONS: Final = (Direction.OUTBOUND, Direction.INBOUND)
 
 _Key = tuple[State, int, int, int, int, int]
@@ -130,7 +120,7 @@ class _Search:
             for key, moment in compress(zip(keys, marked.moments, strict=True), mask):
                 self._found[key].append(moment)
         owners = self._stuck.owners
-        if owners and not owners.keys().isdisjoint(inodes := _inodes(marked)):
+        if owners and not owners.keys().isdisjoint(inodes := marked.records.inode_numbers()):
             for key, inode in compress(zip(keys, inodes, strict=True), mask):
                 if inode in owners:
                     self._held[key] += owners[inode].processes
@@ -190,12 +180,10 @@ class _Search:
     def leak(self, batch: int, index: int) -> Leak:
         """A connection that `places` told of."""
         stuck, marked = self._stuck, self._stuck.marked[batch]
-        family, local_port, remote_port, local, remote, uid, inode = _RECORD.unpack_from(
-            marked.records, index * _RECORD.size
-        )
-        moment, size, owners = marked.moments[index], _SIZES[family], stuck.owners.get(inode)
+        ends, moment = marked.records.ends(index), marked.moments[index]
         direction = _DIRECTIONS[marked.inbound[index]]
-        port = ntohs(local_port if marked.inbound[index] else remote_port)
+        port = ends.local_port if marked.inbound[index] else ends.remote_port
+        owners = stuck.owners.get(ends.inode)
         return Leak(
             netns=self._netns,
             state=marked.state,
@@ -203,14 +191,14 @@ class _Search:
             age=stuck.taken - moment,
             at_least=moment in stuck.lower_bounds,
             direction=direction,
-            local=_address(local[:size]),
-            local_port=ntohs(local_port),
-            remote=_address(remote[:size]),
-            remote_port=ntohs(remote_port),
+            local=_address(ends.local),
+            local_port=ends.local_port,
+            remote=_address(ends.remote),
+            remote_port=ends.remote_port,
             unit=self._services.name(direction, port, marked.cgroups[index]).unit,
             # Without a file the record has root's on older kernels, and none at all of a request.
-            uid=uid if uid or inode else None,
-            inode=inode,
+            uid=ends.uid if ends.uid or ends.inode else None,
+            inode=ends.inode,
             processes=owners.processes if owners else (),
             holders=owners.count if owners else None,
             multipath=marked.multipath,
@@ -220,11 +208,6 @@ class _Search:
 def _shares(held: Counter[Process]) -> tuple[Share, ...]:
     ordered = sorted(held.items(), key=lambda item: (-item[1], item[0]))
     return tuple(Share(process, number) for process, number in ordered)
-
-
-def _ports(marked: Marked, at: int) -> list[int]:
-    """Local or remote ports, as read natively."""
-    return memoryview(marked.records).cast("H")[at::_HALF_WORDS].tolist()
 
 
 def _common_key(marked: Marked) -> _Key | None:
@@ -238,15 +221,15 @@ def _common_key(marked: Marked) -> _Key | None:
     }
     if counts != {number}:
         return None
-    ports = _ports(marked, _LOCAL_PORT if inbound else _REMOTE_PORT)
+    ports = marked.records.local_ports() if inbound else marked.records.remote_ports()
     if ports.count(ports[0]) != number:
         return None
     return marked.state, inbound, ports[0], cgroup, cause, marked.stride
 
 
 def _keys(marked: Marked) -> list[_Key]:
-    local, remote = _ports(marked, _LOCAL_PORT), _ports(marked, _REMOTE_PORT)
-    sides = zip(marked.inbound, local, remote, strict=True)
+    records = marked.records
+    sides = zip(marked.inbound, records.local_ports(), records.remote_ports(), strict=True)
     ports = [here if inbound else there for inbound, here, there in sides]
     columns = (marked.inbound, ports, marked.cgroups, marked.causes, repeat(marked.stride))
     return [*zip(repeat(marked.state), *columns, strict=False)]
@@ -254,13 +237,11 @@ def _keys(marked: Marked) -> list[_Key]:
 
 def marked_inodes(stuck: Stuck) -> Iterator[int]:
     """Inodes of all stuck connections that a process holds."""
-    return filter(None, chain.from_iterable(map(_inodes, stuck.marked)))
-
-
-def _inodes(marked: Marked) -> list[int]:
-    return memoryview(marked.records).cast("I")[_INODE::_WORDS].tolist()
+    return chain.from_iterable(
+        filter(None, marked.records.inode_numbers()) for marked in stuck.marked
+    )
 
 
 def _address(packed: bytes) -> str:
     plain = plain_address(packed)
-    return inet_ntop(Family.INET if len(plain) == _SIZES[Family.INET] else Family.INET6, plain)
+    return inet_ntop(Family.INET if len(plain) == _INET_BYTES else Family.INET6, plain)

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from sockwatch.observe.figures import Figures
+from sockwatch.observe.packed import Packed
 from sockwatch.tcp.causes import Cause
 from sockwatch.tcp.owners import Owners
 from sockwatch.tcp.states import Direction, Family, State, Unowned
@@ -80,8 +81,7 @@ class Marked(NamedTuple):
     """Stuck connections themselves, packed: position i of every column is the same one."""
 
     state: State
-    records: bytes
-    """`struct inet_diag_msg`, 72 bytes each."""
+    records: Packed
     moments: array[float]
     """Since when they are in their state; monotonic seconds."""
     cgroups: array[int]

@@ -16,6 +16,7 @@ from socket import ntohs
 from typing import Final, NamedTuple, TypeVar
 
 from sockwatch.observe.ages import AgePass, Generation
+from sockwatch.observe.packed import Packed
 from sockwatch.observe.snapshot import Marked
 from sockwatch.tcp.batch import Batch, Chosen
 from sockwatch.tcp.causes import ALL, BY_STATE, BY_UNREAD, Cause
@@ -141,7 +142,7 @@ class StuckTally:
             self._marked.append(
                 Marked(
                     state,
-                    b"".join(_those(batch.records(), mask)),
+                    Packed.of(_those(batch.records(), mask)),
                     array("d", _those(moments, mask)),
                     array("Q", [*_those(cgroups, mask)]),  # it takes bytes for its memory
                     bytes(_those(inbound, mask)),

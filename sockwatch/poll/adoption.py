@@ -26,11 +26,6 @@ CONNECTIONS_LIMIT: Final = 1_000
 
 _MANAGER: Final = re.compile(r"(?:init\.scope|user@\d+\.service)?")
 _INSTANCE: Final = re.compile(r"@.+(?=\.service$)")
-_RECORD_BYTES: Final = 72
-_LOCAL_PORT: Final = 2
-"""Half-word of struct inet_diag_msg (`include/uapi/linux/inet_diag.h`)."""
-_INODE: Final = 17
-"""Word of it."""
 
 Heir = Callable[[int], str]
 """Names the unit of who holds the socket with that inode, empty if nobody is known to."""
@@ -92,8 +87,7 @@ def _templates(without: Mapping[Came, int], heir: Heir, marked: Iterable[Marked]
 
 def _connections(marked: Marked) -> Iterator[tuple[Came, int]]:
     """The inbound ones, with their inodes."""
-    ports = memoryview(marked.records).cast("H")[_LOCAL_PORT :: _RECORD_BYTES // 2].tolist()
-    inodes = memoryview(marked.records).cast("I")[_INODE :: _RECORD_BYTES // 4].tolist()
+    ports, inodes = marked.records.local_ports(), marked.records.inode_numbers()
     columns = zip(marked.inbound, ports, marked.cgroups, inodes, strict=True)
     for inbound, port, cgroup, inode in columns:
         if inbound and inode:

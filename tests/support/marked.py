@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from replies import description
 
 from sockwatch.observe.leaks import Filter
+from sockwatch.observe.packed import Packed
 from sockwatch.observe.snapshot import OTHER, Marked, NamespaceView, ServiceKey, Stuck
 from sockwatch.tcp.causes import ALL, Cause
 from sockwatch.tcp.owners import Owners, Process
@@ -88,7 +89,7 @@ def packed(entries: Iterable[Entry], batch: int = 3, stride: int = 1) -> tuple[M
 def _marked(state: State, entries: Sequence[Entry], stride: int) -> Marked:
     return Marked(
         state,
-        b"".join(entry.record for entry in entries),
+        Packed.of(entry.record for entry in entries),
         array("d", [entry.moment for entry in entries]),
         array("Q", [entry.cgroup for entry in entries]),
         bytes(entry.inbound for entry in entries),

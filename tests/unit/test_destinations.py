@@ -15,6 +15,7 @@ from readings import listening
 
 from sockwatch.kernel.batches import RowBatch, batches_of_rows
 from sockwatch.observe.destinations import MOST_SHOWN, destinations, unanswered
+from sockwatch.observe.packed import Packed
 from sockwatch.observe.snapshot import Destinations, DestinationUse, Marked
 from sockwatch.tcp import tally
 from sockwatch.tcp.listening import PORTS, Listening
@@ -239,15 +240,16 @@ def test_memory_is_bounded_and_the_fullest_survive(monkeypatch: pytest.MonkeyPat
 # Unanswered
 
 
-def marked(*rows: Row, state: State = State.SYN_SENT) -> Marked:
-    records = b"".join(RowBatch(state, rows).records())
+def marked(*rows: Row, state: State = State.SYN_SENT, stride: int = 1) -> Marked:
+    records = Packed.of(RowBatch(state, rows).records())
     none = array("Q", [0] * len(rows))
     moments = array("d", [0.0] * len(rows))
-    return Marked(state, records, moments, none, bytes(len(rows)), bytes(len(rows)))
+    flags = bytes(len(rows))
+    return Marked(state, records, moments, none, flags, flags, stride=stride)
 
 
-def waiting(*some: Marked, stride: int = 1) -> dict[str, int]:
-    return unanswered(replace(STUCK, marked=some, stride=stride))
+def waiting(*some: Marked) -> dict[str, int]:
+    return unanswered(replace(STUCK, marked=some))
 
 
 def test_who_does_not_answer_is_named() -> None:
@@ -277,7 +279,7 @@ def test_only_those_that_connect_are_unanswered() -> None:
 
 
 def test_of_a_sample_the_whole_is_told() -> None:
-    assert waiting(marked(*connections(5)), stride=4) == {f"{DATABASE}:5432": 20}
+    assert waiting(marked(*connections(5), stride=4)) == {f"{DATABASE}:5432": 20}
 
 
 def test_at_most_twenty_are_named_those_with_most_first() -> None:

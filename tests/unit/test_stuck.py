@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from math import inf, nextafter, sqrt
-from struct import Struct
 from typing import Any, Final, NamedTuple
 
 import pytest
@@ -84,7 +83,7 @@ def socket_in(state: State, cookie: int = 1, inode: int = 7, **more: Any) -> Row
     """An inbound connection."""
     row = Row(Family.INET, state, b"\x0a\0\0\1", LISTENED, b"\x0a\0\0\2", 40000, cgroup=5)
     known = row._replace(timer=0, retransmits=0, expires=0, receive_queue=0, send_queue=0, uid=0)
-    return known._replace(cookie=cookie, inode=inode, **more)
+    return known._replace(cookie=cookie, uid=cookie & ID, inode=inode, **more)
 
 
 def stuck_in(ages: Ages) -> dict[tuple[State, Cause], int]:
@@ -97,14 +96,13 @@ def stuck_in(ages: Ages) -> dict[tuple[State, Cause], int]:
 
 # The marked, unpacked by hand
 
-# struct inet_diag_msg
-RECORD: Final = Struct("=4B2s2s16s16sIQ5I")
+ID: Final = (1 << 32) - 1
+"""What a user's id may be: rows have one by which the marked are told apart, as their cookies."""
 
 
 class Found(NamedTuple):
     """A marked connection."""
 
-    family: int
     state: int
     ports: tuple[int, int]
     addresses: tuple[bytes, bytes]
@@ -118,19 +116,15 @@ class Found(NamedTuple):
 
 def unpacked(marked: Iterable[Marked]) -> Iterator[Found]:
     for some in marked:
-        records = [*RECORD.iter_unpack(some.records)]
-        sides = zip(records, some.moments, some.cgroups, some.inbound, some.causes, strict=True)
-        for record, moment, cgroup, inbound, cause in sides:
-            family, state, _, _, source_port, destination_port, source, destination = record[:8]
-            assert state == some.state
-            size = 4 if family == Family.INET else 16
+        sides = zip(some.moments, some.cgroups, some.inbound, some.causes, strict=True)
+        for index, (moment, cgroup, inbound, cause) in enumerate(sides):
+            ends = some.records.ends(index)
             yield Found(
-                family,
-                state,
-                (int.from_bytes(source_port, "big"), int.from_bytes(destination_port, "big")),
-                (source[:size], destination[:size]),
-                record[9],
-                record[14],
+                some.state,
+                (ends.local_port, ends.remote_port),
+                (ends.local, ends.remote),
+                ends.uid,
+                ends.inode,
                 moment,
                 cgroup,
                 INBOUND if inbound else OUTBOUND,
@@ -225,11 +219,10 @@ def assert_said(ages: Ages, seen: Sequence[tuple[Row, float]], now: float) -> No
 
 def found_as(row: Row, moment: float, service: ServicePort, cause: Cause) -> Found:
     return Found(
-        row.family,
         row.state,
         (row.source_port, row.destination_port),
         (row.source, row.destination),
-        row.cookie or 0,
+        row.uid or 0,
         row.inode or 0,
         moment,
         row.cgroup or 0,
