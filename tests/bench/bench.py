@@ -60,9 +60,15 @@ LIMITS: Final = (
     Limit(ESTABLISHED.name, "census", 1.5),
     Limit(ESTABLISHED.name, "watch", 0.2),
     Limit(MIXED.name, "census", 1.8),
+    Limit(MANY_PORTS.name, "census", 1.8),
+    Limit(MANY_PORTS.name, "watch", 0.25),  # listeners are watched, and here they are as many
+    Limit(MANY_LISTENERS.name, "census", 1.5),
+    Limit(MANY_LISTENERS.name, "watch", 0.2),
     Limit(CLOSE_WAIT.name, FOLLOWED, 2.5),
     Limit(CLOSE_WAIT.name, ALL_STUCK, 2.5),
 )
+JUDGED_FROM: Final = 100_000
+"""Sockets; with fewer most of the time goes into walking the kernel's tables, however empty."""
 MOST_FOLLOWED: Final = 200_000
 """The default of tracking.limit."""
 
@@ -90,16 +96,18 @@ def measured_following(connections: int) -> list[Line]:
     return lines(CLOSE_WAIT.name, connections, costs)
 
 
-def missed(results: list[Line], slack: float = 1.0) -> Iterator[str]:
+def missed(
+    results: list[Line], slack: float = 1.0, judged_from: int = JUDGED_FROM
+) -> Iterator[str]:
     """A sentence for every ratio that is over its limit times `slack`."""
-    for limit in LIMITS:
-        for line in results:
-            over = line.ratio > limit.ratio * slack
-            if over and (line.population, line.look) == (limit.population, limit.look):
-                yield (
-                    f"{line.look} of {line.sockets:,} sockets ({line.population}) takes "
-                    f"{line.ratio:.2f} x the floor, at most {limit.ratio * slack:.2f} x is allowed"
-                )
+    limits = {(limit.population, limit.look): limit.ratio * slack for limit in LIMITS}
+    for line in results:
+        limit = limits.get((line.population, line.look))
+        if limit is not None and line.ratio > limit and line.sockets >= judged_from:
+            yield (
+                f"{line.look} of {line.sockets:,} sockets ({line.population}) takes "
+                f"{line.ratio:.2f} x the floor, at most {limit:.2f} x is allowed"
+            )
 
 
 def look_at_passes(sizes: list[int], *, with_peers: bool) -> list[Line]:
