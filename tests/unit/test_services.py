@@ -168,6 +168,13 @@ def test_services_with_trouble_are_kept_before_large_ones() -> None:
     assert inbound(80, "sick.service") in kept
 
 
+def test_of_services_with_trouble_that_with_most_of_it_is_kept() -> None:
+    large = {outbound(443): Counter({State.CLOSE_WAIT: 1, State.ESTABLISHED: 1000})}
+    small = {inbound(80): Counter({State.CLOSE_WAIT: 2})}
+    kept, _ = fold(large | small, 1)
+    assert set(kept) == {inbound(80), outbound(OTHER, OTHER)}
+
+
 def test_large_services_are_kept_before_small_ones() -> None:
     sized = {outbound(port): Counter({State.ESTABLISHED: port}) for port in range(1, 101)}
     kept, folded = fold(sized, 10)
