@@ -26,6 +26,8 @@ LATE = 15.0
 """Seconds that a notification may come later than planned; the machine is shared."""
 GROUP_INTERVAL = 10.0
 """Seconds for which Alertmanager, shortened, waits with news of a group it has told of."""
+MOST_FAILED = 0.005
+"""Share of scrapes; Alertmanager and the daemons then do not get their time either."""
 JUMP = 20
 """Hidden sockets that do not go by themselves; the scene only makes more."""
 TIMES = "ALERT_TIMES"
@@ -75,7 +77,12 @@ def told(everything: dict[str, Told], request: pytest.FixtureRequest) -> Told:
         request.param in everything,
         f"needs Prometheus 3 on PATH or a folder with it in {PROMETHEUS_3}",
     )
-    return everything[request.param]
+    told = everything[request.param]
+    need(
+        told.failed < MOST_FAILED,
+        f"needs a machine with time for it: {told.failed:.1%} of scrapes fail",
+    )
+    return told
 
 
 def first(told: Told, status: str, scene: Scene) -> Alert:

@@ -13,10 +13,11 @@ one to know of sockets in no table, that of `misfit` is configured wrongly. `hea
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -42,6 +43,8 @@ EPILOGUE: Final = 50.0
 """Seconds for every alert to be resolved: windows and keep_firing_for take up to 20 minutes."""
 LEAKED: Final = 110
 """Connections of a leak that is told by their number alone."""
+AUTOGROUP: Final = Path("/proc/self/autogroup")
+UNDISTURBED: Final = '{instance=~"clogged|crowded|flooded|seeing|small"}'
 ALERTMANAGER: Final = Path(__file__).parents[3] / "deploy" / "alertmanager" / "alertmanager.yml"
 
 
@@ -69,6 +72,9 @@ class Told(NamedTuple):
     hidden: list[float]
     """Hidden sockets before the end. They are those of the whole machine: when somebody else on it
     opens or closes very many sockets, they jump."""
+    failed: float
+    """Share of the scrapes that failed of hosts whose daemon runs undisturbed. Half a second, which
+    a scrape may take, is long unless the machine has no time for any of this."""
 
     @property
     def ended(self) -> float:
@@ -218,6 +224,7 @@ class Watchers:
             self.prometheus.unhealthy(),
             [series["metric"] for series in fired],
             [float(value) for series in hidden for _, value in series["values"]],
+            1 - self.prometheus.value(f"avg(avg_over_time(up{UNDISTURBED}[5m]))"),
         )
 
 
@@ -256,6 +263,7 @@ def play(folder: Path, programs: dict[str, str], alertmanager: str, unit: Path) 
         unit: cgroup of the service that leaks.
     """
     with ExitStack() as stack:
+        stack.enter_context(_hurried())
         cast = Cast(stack, folder)
         watchers = {
             name: Watchers(stack, folder / name, program, alertmanager, cast)
@@ -263,6 +271,27 @@ def play(folder: Path, programs: dict[str, str], alertmanager: str, unit: Path) 
         }
         moments = dict(_acts(cast, unit))
         return {name: one.told(moments) for name, one in watchers.items()}
+
+
+@contextmanager
+def _hurried() -> Iterator[None]:
+    """Come first where others are busy on the machine, with all that is started meanwhile.
+
+    What takes a second as shipped has a thirtieth of it here. Where the kernel shares its time
+    between sessions first (sched(7), autogroup), the session must come first as well.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    try:
+        _be_nice(before - 10)
+        yield
+    finally:
+        _be_nice(before)
+
+
+def _be_nice(value: int) -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, value)
+    if AUTOGROUP.exists():
+        AUTOGROUP.write_text(f"{value}")
 
 
 def _acts(cast: Cast, unit: Path) -> Iterator[tuple[Moment, float]]:
