@@ -151,5 +151,12 @@ def test_the_documented_command_finds_the_rules(promtool: str) -> None:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_unit_test_fails_for_each_mutant(tmp_path: Path, mutant: Mutant) -> None:
     promtool = need_command("promtool", "prometheus")
-    document = mutant.change(rules.reduced(mutant.alert))
-    assert run(promtool, tmp_path, document, unit_tests(mutant.alert, mutant.caught_by)) != ""
+    assert any(
+        run(
+            promtool,
+            tmp_path,
+            mutant.change(rules.reduced(alert)),
+            unit_tests(alert, mutant.caught_by),
+        )
+        for alert in mutant.alerts
+    )

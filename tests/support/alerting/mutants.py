@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import promql
 from promql_parser import BinaryExpr
 
-from alerting.rules import ALERTS, NAMES, THRESHOLDS, Document, Rule, label, needed, seconds
+from alerting.rules import (
+    ALERTS,
+    NAMES,
+    RECORDS,
+    THRESHOLDS,
+    Document,
+    Rule,
+    label,
+    needed,
+    seconds,
+)
 
 Change = Callable[[Document], Document]
 
 FIRES: Final = ("fires",)
 QUIET: Final = ("quiet",)
 ENDS: Final = ("recovers",)
+ANY: Final = ("",)
 ONLY_SOONER: Final = {"sockwatch:ephemeral_ports_growing_ratio:threshold"}
 """What grows passes these in any case."""
 LITTLE: Final = 0.05
@@ -22,15 +33,15 @@ LITTLE: Final = 0.05
 
 
 class Mutant(NamedTuple):
-    """A change to what belongs to one alert, and the kind of unit test that must fail."""
+    """A change, the kind of unit test that must fail for it, and of which alerts one of these."""
 
-    alert: str
+    alerts: Sequence[str]
     name: str
     caught_by: Sequence[str]
     change: Change
 
     def __str__(self) -> str:
-        return f"{self.alert}: {self.name}"
+        return f"{self.alerts[0]}: {self.name}"
 
 
 def changed(wanted: str, key: str, value: object) -> Change:
@@ -59,7 +70,7 @@ def thresholds(name: str) -> Iterator[Mutant]:
                 ("lower", below, value - step),
             ):
                 change = changed(label(rule), "expr", other)
-                yield Mutant(name, f"{label(rule)} {word}", kinds, change)
+                yield Mutant([name], f"{label(rule)} {word}", kinds, change)
 
 
 def durations(alert: Rule) -> Iterator[Mutant]:
@@ -67,26 +78,37 @@ def durations(alert: Rule) -> Iterator[Mutant]:
         if key in alert:
             for by in (-60, 60):
                 change = changed(label(alert), key, f"{seconds(alert[key]) + by}s")
-                yield Mutant(alert["alert"], f"{label(alert)} {key} {by:+} s", kinds, change)
+                yield Mutant([alert["alert"]], f"{label(alert)} {key} {by:+} s", kinds, change)
 
 
-def conditions(alert: Rule) -> Iterator[Mutant]:
-    """Without each of the conditions that it takes together or in turn."""
-    for number, node in enumerate(promql.nodes(alert["expr"])):
-        if not isinstance(node, BinaryExpr) or (operator := str(node.op).strip()) not in KINDS:
+def conditions(
+    rule: Rule, alerts: Sequence[str], kinds: Mapping[str, Sequence[str]]
+) -> Iterator[Mutant]:
+    """Without each side of what it takes together, in turn, or from each other."""
+    whole = str(promql.nodes(rule["expr"])[0])
+    for number, node in enumerate(promql.nodes(rule["expr"])):
+        if not isinstance(node, BinaryExpr) or (operator := str(node.op).strip()) not in kinds:
             continue
         for side, rest in (("left", node.rhs), ("right", node.lhs)):
-            if operator == "or" or side == "right":
-                whole = str(promql.nodes(alert["expr"])[0])
-                change = changed(label(alert), "expr", whole.replace(str(node), str(rest), 1))
-                name = f"{label(alert)} without {side} of {operator} {number}"
-                yield Mutant(alert["alert"], name, KINDS[operator], change)
+            if side == "right" or operator in EITHER_SIDE:
+                change = changed(label(rule), "expr", whole.replace(str(node), str(rest), 1))
+                name = f"{label(rule)} without {side} of {operator} {number}"
+                yield Mutant(alerts, name, kinds[operator], change)
 
 
-KINDS: Final = {"and": QUIET, "unless": QUIET, "or": FIRES}
+def recorded() -> Iterator[Mutant]:
+    """What is recorded; not without comparisons, which keep series few and alerts as they are."""
+    for rule in RECORDS:
+        users = (one["alert"] for one in ALERTS if rule["record"] in needed([one["expr"]]))
+        kinds = dict.fromkeys(("and", "unless", "or", "+", "-"), ANY)
+        yield from conditions(rule, list(dict.fromkeys(users)), kinds)
 
 
+EITHER_SIDE: Final = {"or", "+"}
+BY_OPERATOR: Final = {"and": QUIET, "unless": QUIET, "or": FIRES}
 MUTANTS: Final = [
     *(mutant for name in NAMES for mutant in thresholds(name)),
-    *(mutant for alert in ALERTS for kind in (durations, conditions) for mutant in kind(alert)),
+    *(mutant for alert in ALERTS for mutant in durations(alert)),
+    *(mutant for alert in ALERTS for mutant in conditions(alert, [alert["alert"]], BY_OPERATOR)),
+    *recorded(),
 ]
