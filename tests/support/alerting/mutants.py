@@ -25,7 +25,7 @@ Change = Callable[[Document], Document]
 FIRES: Final = ("fires",)
 QUIET: Final = ("quiet",)
 ENDS: Final = ("recovers",)
-ANY: Final = ("",)
+EITHER: Final = ("fires", "quiet")
 ONLY_SOONER: Final = {"sockwatch:ephemeral_ports_growing_ratio:threshold"}
 """What grows passes these in any case."""
 LITTLE: Final = 0.05
@@ -100,7 +100,7 @@ def recorded() -> Iterator[Mutant]:
     """What is recorded; not without comparisons, which keep series few and alerts as they are."""
     for rule in RECORDS:
         users = (one["alert"] for one in ALERTS if rule["record"] in needed([one["expr"]]))
-        kinds = dict.fromkeys(("and", "unless", "or", "+", "-"), ANY)
+        kinds = dict.fromkeys(("and", "unless", "or", "+", "-"), EITHER)
         yield from conditions(rule, list(dict.fromkeys(users)), kinds)
 
 
