@@ -11,8 +11,11 @@ from typing import Any, Final, NamedTuple
 
 from sockwatch.config.addresses import Address
 
-BACKLOG: Final = 512
-"""Connections that wait to be accepted; a SYN beyond is dropped, and sent again a second later."""
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted; a SYN beyond is dropped, and sent again a second later.
+
+We accept as many in less than half a second.
+"""
 
 _WHAT_TO_DO: Final = {
     errno.EADDRINUSE: "stop what listens there (`ss -ltnp` names it), "

@@ -122,6 +122,8 @@ class GuardedProtocol(H11Protocol):
         self._owner = owner
         self.limits = owner.limits
         self.accepted = accepted
+        self.silent = True
+        """Whether the client has not sent a byte yet, be it of TLS."""
         self._connected = False
         self._refused = False
         self._request: RequestResponseCycle | None = None
@@ -152,6 +154,10 @@ class GuardedProtocol(H11Protocol):
         self.app_state[AUTHENTICATED] = bool(certificate)
         self._start(self.limits.request, self._request_too_slow)
 
+    def heard(self) -> None:
+        """Something has come from the client."""
+        self.silent = False
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
         self._stop()
@@ -161,6 +167,7 @@ class GuardedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request; those after a refused one are dropped."""
+        self.heard()
         if self._refused:
             return
         if self._deadline is None:

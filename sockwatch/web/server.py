@@ -3,7 +3,9 @@
 uvicorn's own server wakes ten times a second and accepts without bound, so only its protocol is
 used. When all connections are taken, the one that has kept us waiting longest makes room: silent
 and slow clients cannot lock out a scrape. Only when we wait for no client at all is the newcomer
-turned away. Who has most connections makes room first: a flood from one address costs no other.
+turned away. Who has most connections makes room first: a flood from one address costs no other;
+then who has not said a word: a flood from many addresses costs nobody who comes to ask. A newcomer
+that has gone again, as those of a flood often have, is let go before anything is made for it.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 ACCEPTS_AT_ONCE: Final = 16
 """Connections accepted before others on the event loop have their turn, such as closing those that
 made room for them."""
+LOOKS_AT_ONCE: Final = 128
+"""The same, with those that had gone again: these cost a tenth."""
 RETRY_ACCEPT: Final = 1.0
 """Seconds to wait when the process or the host has run out of what a connection needs."""
 
@@ -138,7 +142,8 @@ class Server:
         self._listeners = []
 
     def _accept_some(self, listener: socket.socket) -> None:
-        for _ in range(ACCEPTS_AT_ONCE):
+        admitted = 0
+        for _ in range(LOOKS_AT_ONCE):
             try:
                 accepted, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
@@ -148,7 +153,9 @@ class Server:
                     raise
                 self._accept_later(listener, error)
                 return
-            self._admit(accepted, site_of(address[0] if address else ""))
+            admitted += self._take(accepted, site_of(address[0] if address else ""))
+            if admitted == ACCEPTS_AT_ONCE:
+                return
 
     def _accept_later(self, listener: socket.socket, error: OSError) -> None:
         _LOG.warning("cannot accept HTTP connections for a moment: %s", error.strerror)
@@ -156,19 +163,30 @@ class Server:
         loop.remove_reader(listener)
         loop.call_later(RETRY_ACCEPT, self._listen, listener)
 
-    def _admit(self, accepted: socket.socket, site: str) -> None:
+    def _take(self, accepted: socket.socket, site: str) -> bool:
+        """Take a newcomer; false if it has gone."""
+        spoke = has_spoken(accepted)
+        if spoke is None:
+            accepted.close()
+            return False
+        self._admit(accepted, site, silent=not spoke)
+        return True
+
+    def _admit(self, accepted: socket.socket, site: str, *, silent: bool) -> None:
         if len(self._connections) >= self.limits.connections and not self._make_room():
             self._turn_away(accepted)
             return
         tls = self._tls() if self._tls else None
         connection = GuardedProtocol(self._config, self._state, self, Accepted(accepted, site, tls))
+        if not silent:
+            connection.heard()
         self._connections.add(connection)
         opening = asyncio.get_running_loop().create_task(self._open(connection, accepted, tls))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
 
     def _make_room(self) -> bool:
-        """Drop the connection that has kept us waiting longest, among those of whoever has most.
+        """Drop the connection that has kept us waiting longest, of whoever has most, silent first.
 
         Returns:
             Whether there was any; false if we wait for none.
@@ -177,7 +195,7 @@ class Server:
         if not waiting:
             return False
         held = Counter(one.accepted.site for one in self._connections)
-        victim = min(waiting, key=lambda one: (-held[one.accepted.site], one.since))
+        victim = min(waiting, key=lambda one: (-held[one.accepted.site], not one.silent, one.since))
         self.reject(Rejected.CONNECTIONS)
         self.release(victim)
         victim.evict()
@@ -210,13 +228,27 @@ class Server:
                 self.release(connection)
 
 
+def has_spoken(accepted: socket.socket) -> bool | None:
+    """Whether there is anything to read; `None` if the client has gone, and no answer matters."""
+    if accepted.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # reset
+        return None
+    try:
+        return bool(accepted.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) or None
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+
+
 async def _shake_hands(
     connection: GuardedProtocol, accepted: socket.socket, context: ssl.SSLContext
 ) -> None:
     """Open TLS; as asyncio does, but with a protocol for it that is ours."""
     loop = asyncio.get_running_loop()
     shaken: asyncio.Future[None] = loop.create_future()
-    protocol = partial(TlsProtocol, connection, context, connection.limits, shaken)
+    protocol = partial(
+        TlsProtocol, connection, connection.heard, context, connection.limits, shaken
+    )
     await loop.connect_accepted_socket(protocol, accepted)
     await shaken
 

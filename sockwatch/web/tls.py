@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +41,7 @@ class TlsProtocol(SSLProtocol):
 
     Args:
         above: what speaks over TLS.
+        heard: called when something has come from the peer.
         context: what it is served with.
         limits: how long the handshake, and closing, may take.
         shaken: done with the handshake; has the error if it failed.
@@ -51,11 +52,13 @@ class TlsProtocol(SSLProtocol):
     def __init__(
         self,
         above: asyncio.Protocol,
+        heard: Callable[[], None],
         context: ssl.SSLContext,
         limits: Limits,
         shaken: asyncio.Future[None],
     ) -> None:
         self._above = above
+        self._heard = heard
         self._paused = False
         super().__init__(
             asyncio.get_running_loop(),
@@ -76,7 +79,12 @@ class TlsProtocol(SSLProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of the protocol above: holding each other, both would stay in memory."""
         super().connection_lost(exc)
-        self._above = asyncio.Protocol()
+        self._above, self._heard = asyncio.Protocol(), _deaf
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take bytes from the peer."""
+        self._heard()
+        super().buffer_updated(nbytes)
 
     def pause_writing(self) -> None:
         """Some bytes wait until the peer reads."""
@@ -90,6 +98,10 @@ class TlsProtocol(SSLProtocol):
         super().resume_writing()
         if not self._paused:
             self._above.resume_writing()
+
+
+def _deaf() -> None:
+    pass
 
 
 def plain(name: str) -> str:

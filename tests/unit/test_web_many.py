@@ -1,12 +1,17 @@
 """More clients than connections: who keeps us waiting makes room for who does not."""
 
 import contextlib
+import socket
 import ssl
+import struct
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from http_client import (
     GET,
     PATIENCE,
@@ -23,6 +28,7 @@ from http_client import (
 )
 
 from sockwatch.web.guard import Limits, Rejected
+from sockwatch.web.protocol import GuardedProtocol
 
 
 def test_when_all_connections_are_busy_a_further_one_gets_503_at_once() -> None:
@@ -67,8 +73,12 @@ def test_readers_that_do_not_read_make_room() -> None:
     with serving(large(), limits=Limits(connections=2)) as served, contextlib.ExitStack() as opened:
         for _ in range(2):
             opened.enter_context(served.connect(receive_buffer=4096)).sendall(SCRAPE)
-        assert eventually(lambda: all(c.waits_for_client for c in served.server._connections))
+        assert eventually(lambda: sum(map(is_paused, served.server._connections)) == 2)
         assert served.get("/-/healthy").status == 200
+
+
+def is_paused(connection: GuardedProtocol) -> bool:
+    return connection._connected and connection.flow.write_paused
 
 
 def test_a_thousand_silent_connections_do_not_lock_out_a_scrape() -> None:
@@ -92,6 +102,64 @@ def test_who_has_most_connections_makes_room_first() -> None:
         assert eventually(lambda: served.rejected() == {Rejected.CONNECTIONS: 7})
         elsewhere.sendall(GET)
         assert status_of(one_reply(elsewhere)) == 200
+
+
+def test_who_has_spoken_outlasts_who_is_silent() -> None:
+    """Else a flood from many addresses would cut off who sends a request in two pieces."""
+    with serving(limits=Limits(connections=4)) as served, contextlib.ExitStack() as opened:
+        slow = opened.enter_context(served.connect(source="127.0.0.2"))
+        slow.sendall(GET[:5])
+        assert eventually(lambda: heard(served) == 1)
+        flood(served, opened)
+        slow.sendall(GET[5:])
+        assert status_of(one_reply(slow)) == 200
+
+
+def heard(served: Served) -> int:
+    """Connections on which something has come."""
+    return sum(not one.silent for one in served.server._connections)
+
+
+def flood(served: Served, opened: contextlib.ExitStack) -> None:
+    """Ten silent connections, each from another address, for four places of which one is taken."""
+    for number in range(10):
+        opened.enter_context(served.connect(source=f"127.0.1.{number}"))
+    assert eventually(lambda: served.rejected() == {Rejected.CONNECTIONS: 7})
+
+
+def gone(served: Served, how: Callable[[socket.socket], None]) -> None:
+    """Fifty clients that come and go while the server is busy with something else."""
+    busy, free = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        assert free.wait(PATIENCE)
+
+    served.loop.call_soon_threadsafe(work)
+    assert busy.wait(PATIENCE)
+    for _ in range(50):
+        with served.connect() as client:
+            how(client)
+    free.set()
+
+
+def say_nothing(client: socket.socket) -> None:
+    assert client.fileno() >= 0
+
+
+def say_half_and_reset(client: socket.socket) -> None:
+    client.sendall(GET[:5])
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize("how", [say_nothing, say_half_and_reset])
+def test_who_has_gone_again_takes_the_place_of_nobody(how: Callable[[socket.socket], None]) -> None:
+    with serving(limits=Limits(connections=1)) as served, served.connect() as silent:
+        assert eventually(lambda: served.server.connections_open == 1)
+        gone(served, how)
+        silent.sendall(GET)
+        assert status_of(one_reply(silent)) == 200
+        assert served.rejected() == {}
 
 
 def test_running_out_of_file_descriptors_is_survived() -> None:
@@ -164,6 +232,25 @@ def test_tls_handshakes_that_do_not_come_do_not_lock_out_a_scrape() -> None:
         assert eventually(lambda: sum(served.server.rejected.values()) == 16)
         assert tls_scrape(served).endswith(shelf.metrics)
         assert served.rejected() == {Rejected.CONNECTIONS: 17}
+
+
+def test_who_has_begun_a_tls_handshake_outlasts_who_is_silent() -> None:
+    context = anonymous(ssl.PROTOCOL_TLS_SERVER)
+    with (
+        serving(limits=Limits(connections=4), ssl_context=context) as served,
+        contextlib.ExitStack() as opened,
+    ):
+        bare = opened.enter_context(served.connect(source="127.0.0.2"))
+        client = anonymous(ssl.PROTOCOL_TLS_CLIENT).wrap_socket(bare, do_handshake_on_connect=False)
+        opened.enter_context(client).setblocking(False)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            client.do_handshake()
+        assert eventually(lambda: heard(served) == 1)
+        flood(served, opened)
+        client.settimeout(PATIENCE)
+        client.do_handshake()
+        client.sendall(GET)
+        assert status_of(one_reply(client)) == 200
 
 
 def test_beyond_the_cap_a_tls_client_is_closed_before_any_handshake() -> None:

@@ -78,8 +78,13 @@ def crowd(served: Served) -> None:
 
 
 def vanish(served: Served) -> None:
+    """Once it was taken: who goes before that leaves nothing to forget."""
+    server = served.server
+    assert eventually(lambda: server.connections_open == 0)
+    before = sum(server.rejected.values())
     client = served.connect()
     client.sendall(GET[:10])
+    assert eventually(lambda: server.connections_open > 0 or sum(server.rejected.values()) > before)
     reset(client)
 
 
