@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import count
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from struct import Struct
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self
@@ -33,7 +34,8 @@ IPPROTO_MPTCP: Final = 262
 DATAGRAM_BYTES: Final = 64 * 1024
 """Twice what the kernel puts into one datagram of a dump at most."""
 BUFFER_BYTES: Final = 16 * DATAGRAM_BYTES
-"""What is handed on at once at most: the more, the less often what follows starts anew."""
+"""What is handed on at once at most: the more, the less often what follows starts anew. It is
+mapped, so that a host with few sockets never touches most of it."""
 _TIMEVAL: Final = Struct("@ll")
 _RECEIVE_BUFFER_BYTES: Final = 256 * 1024
 """SO_RCVBUF; some stable kernels of mid-2025 refuse to dump into less than 128 KiB."""
@@ -175,7 +177,7 @@ class DiagSocket:
             raise _failure(error, "opening a sock_diag socket") from error
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(timeout))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
-        self._buffer = memoryview(bytearray(BUFFER_BYTES))
+        self._buffer = memoryview(mmap(-1, BUFFER_BYTES, MAP_PRIVATE | MAP_ANONYMOUS))
         self._sequences = count(1)
 
     def __enter__(self) -> Self:
