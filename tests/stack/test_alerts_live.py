@@ -87,6 +87,7 @@ def told(everything: dict[str, Told], request: pytest.FixtureRequest) -> Told:
 
 def first(told: Told, status: str, scene: Scene) -> Alert:
     if scene.alert == "HiddenSocketsGrowing":
+        need(told.hidden != [], "needs to see all processes of the machine")
         falls = (before - after for before, after in pairwise(told.hidden))
         need(max(falls) < JUMP, "needs a machine on which nobody else opens very many sockets")
     found = told.about(status, **scene.selector)

@@ -254,7 +254,7 @@ def _prometheus(folder: Path, program: str, config: Json) -> Prometheus:
 
 
 def play(folder: Path, programs: dict[str, str], alertmanager: str, unit: Path) -> dict[str, Told]:
-    """Play it, for about two minutes, before each Prometheus.
+    """Play it, for two and a half minutes, before each Prometheus.
 
     Args:
         folder: for configurations, data and logs.
