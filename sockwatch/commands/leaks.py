@@ -98,7 +98,7 @@ def _url(text: str) -> str:
         right = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         right = False
-    if not right or parts.path.strip("/") or parts.query:
+    if not right or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
         raise argparse.ArgumentTypeError(f"{text!r} must be http(s)://host:port")
     return text.rstrip("/")
 
