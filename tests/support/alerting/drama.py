@@ -296,6 +296,8 @@ def _be_nice(value: int) -> None:
 
 def _acts(cast: Cast, unit: Path) -> Iterator[tuple[Moment, float]]:
     """Play; yields when what was done."""
+    for host in cast.hosts.values():
+        host.metrics()  # it serves, and so would not be ended by SIGHUP
     time.sleep(PROLOGUE)
     began = time.monotonic()
     yield Moment.BEGAN, began
