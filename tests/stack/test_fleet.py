@@ -28,6 +28,8 @@ LEAK = f'{BY_SERVICE}sockwatch_tcp_stuck_connections:sum{{port="{fleet.LEAKING}"
 MOST_A_HOST = 25
 """Series of a host that the global server may have; below there are some 450."""
 EVERYTHING = '{__name__=~".+", __name__!="ALERTS"}'
+RECORDED = {rule["record"] for rule in FLEET}
+ALL_UP = 'job:up:sum{job="sockwatch"}'
 OF_A_SCRAPE = '{__name__=~"up|scrape_.+", job="federate"}'
 
 each_leaf_file = pytest.mark.parametrize("file", ["fleet.leaf.yml", "fleet.global.yml"])
@@ -60,6 +62,16 @@ def global_config(leaf: str) -> Json:
     return config
 
 
+def names(of: Prometheus) -> set[str]:
+    """Return the names of all series but alerts and what a scrape of the global server adds."""
+    found = of.query(f"count by (__name__) ({EVERYTHING} unless {OF_A_SCRAPE})")
+    return {series["metric"]["__name__"] for series in found}
+
+
+def has_all(above: Prometheus) -> bool:
+    return above.value(ALL_UP) == HOSTS and names(above) >= RECORDED and bool(above.query(LEAK))
+
+
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     program = need_command("prometheus", "prometheus")
@@ -79,7 +91,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         )
         federating = stack.enter_context(Prometheus(above, program, global_config(leaf.address)))
         for one in (federating, written_to):
-            eventually(partial(one.query, LEAK), "the leak is known above", 60.0)
+            eventually(partial(has_all, one), "all is known above", 60.0)
         yield Servers(leaf, federating, written_to)
 
 
@@ -118,11 +130,8 @@ def test_the_rules_evaluate_within_their_interval(servers: Servers) -> None:
 
 
 def test_above_there_are_only_recorded_series_and_alerts(above: Prometheus) -> None:
-    others = above.query(f"count by (__name__) ({EVERYTHING} unless {OF_A_SCRAPE})")
-    names = {series["metric"]["__name__"] for series in others}
     of_hosts = {rule["record"] for rule in RECORDS if rule["record"].startswith("instance:")}
-    fleet_records = {rule["record"] for rule in FLEET}
-    assert fleet_records <= names <= fleet_records | of_hosts
+    assert names(above) <= RECORDED | of_hosts
 
 
 def test_above_there_is_nothing_of_a_single_service_of_a_host(above: Prometheus) -> None:
@@ -140,7 +149,7 @@ def test_above_a_host_is_few_series(servers: Servers, above: Prometheus) -> None
 
 
 def test_above_the_sums_are_those_of_all_hosts(above: Prometheus) -> None:
-    assert above.value('job:up:sum{job="sockwatch"}') == HOSTS
+    assert above.value(ALL_UP) == HOSTS
     assert above.value('job:up:count{job="sockwatch"}') == HOSTS
     sockets = "sockwatch_tcp_sockets:sum"
     total = f'job_state:{sockets}{{state="listen"}}'
