@@ -68,6 +68,8 @@ class Accepted(NamedTuple):
     site: str
     """Where it comes from; see `site_of`."""
     tls: Tls | None
+    since: float
+    """When it was accepted, in loop time: the clock of the first phase runs from there."""
 
 
 class ClientLog(logging.LoggerAdapter[logging.Logger]):
@@ -122,8 +124,6 @@ class GuardedProtocol(H11Protocol):
         self._owner = owner
         self.limits = owner.limits
         self.accepted = accepted
-        self.silent = True
-        """Whether the client has not sent a byte yet, be it of TLS."""
         self._connected = False
         self._refused = False
         self._request: RequestResponseCycle | None = None
@@ -152,11 +152,8 @@ class GuardedProtocol(H11Protocol):
             transport.abort()
             return
         self.app_state[AUTHENTICATED] = bool(certificate)
-        self._start(self.limits.request, self._request_too_slow)
-
-    def heard(self) -> None:
-        """Something has come from the client."""
-        self.silent = False
+        late = self.loop.time() - self.accepted.since if tls is None else 0.0
+        self._start(self.limits.request - late, self._request_too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
@@ -167,7 +164,6 @@ class GuardedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of a request; those after a refused one are dropped."""
-        self.heard()
         if self._refused:
             return
         if self._deadline is None:

@@ -4,8 +4,9 @@ uvicorn's own server wakes ten times a second and accepts without bound, so only
 used. When all connections are taken, the one that has kept us waiting longest makes room: silent
 and slow clients cannot lock out a scrape. Only when we wait for no client at all is the newcomer
 turned away. Who has most connections makes room first: a flood from one address costs no other;
-then who has not said a word: a flood from many addresses costs nobody who comes to ask. A newcomer
-that has gone again, as those of a flood often have, is let go before anything is made for it.
+then who has not said a word: a flood from many addresses costs nobody who comes to ask.
+
+Most of a flood goes again, or never says a word: nothing is made for either, see `lobby`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,17 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from sockwatch.web.access import site_of
-from sockwatch.web.guard import Limits, Rejected
+from sockwatch.web.guard import Limits, Refusal, Rejected
 from sockwatch.web.listen import check_inherited
-from sockwatch.web.protocol import BUSY, Accepted, ClientLog, GuardedProtocol, refusal_response
+from sockwatch.web.lobby import Lobby, Visitor, has_spoken
+from sockwatch.web.protocol import (
+    BUSY,
+    TOO_SLOW,
+    Accepted,
+    ClientLog,
+    GuardedProtocol,
+    refusal_response,
+)
 from sockwatch.web.responses import raw
 from sockwatch.web.tls import Tls, TlsProtocol
 
@@ -69,6 +78,9 @@ class Server:
         self._config = _uvicorn_config(app)
         self._state = ServerState()
         self._listeners: list[socket.socket] = []
+        self._lobby = Lobby(
+            self.limits.handshake if tls else self.limits.request, self._heard, self._too_silent
+        )
         self._connections: set[GuardedProtocol] = set()
         self._openings: set[asyncio.Task[None]] = set()
         self._none_left = asyncio.Event()
@@ -82,7 +94,7 @@ class Server:
     @property
     def connections_open(self) -> int:
         """Connections open now; may be read from any thread."""
-        return len(self._connections)
+        return len(self._lobby) + len(self._connections)
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
         """Accept connections on these sockets, which are the server's from now on.
@@ -103,6 +115,9 @@ class Server:
     async def stop(self, grace: float = 0.4) -> None:
         """Close everything; what is being answered has `grace` seconds to finish."""
         self._stop_listening()
+        for visitor in list(self._lobby):
+            self._lobby.leave(visitor)
+            visitor.socket.close()
         for connection in list(self._connections):
             connection.shutdown()
         await self._wait_until_none_left(grace)
@@ -165,59 +180,79 @@ class Server:
 
     def _take(self, accepted: socket.socket, site: str) -> bool:
         """Take a newcomer; false if it has gone."""
+        visitor = Visitor(accepted, site, asyncio.get_running_loop().time())
         spoke = has_spoken(accepted)
         if spoke is None:
             accepted.close()
-            return False
-        self._admit(accepted, site, silent=not spoke)
-        return True
+        elif self.connections_open >= self.limits.connections and not self._make_room():
+            self._turn_away(accepted, BUSY)
+        elif spoke:
+            self._admit(visitor)
+        else:
+            self._lobby.receive(visitor)
+        return spoke is not None
 
-    def _admit(self, accepted: socket.socket, site: str, *, silent: bool) -> None:
-        if len(self._connections) >= self.limits.connections and not self._make_room():
-            self._turn_away(accepted)
-            return
+    def _heard(self, visitor: Visitor) -> None:
+        if has_spoken(visitor.socket) is None:
+            visitor.socket.close()
+        else:
+            self._admit(visitor)
+
+    def _too_silent(self, visitor: Visitor) -> None:
+        if self._tls is None:
+            self._turn_away(visitor.socket, TOO_SLOW)
+        else:
+            self.reject(Rejected.HANDSHAKE)
+            visitor.socket.close()
+
+    def _admit(self, visitor: Visitor) -> None:
         tls = self._tls() if self._tls else None
-        connection = GuardedProtocol(self._config, self._state, self, Accepted(accepted, site, tls))
-        if not silent:
-            connection.heard()
+        accepted = Accepted(visitor.socket, visitor.site, tls, visitor.since)
+        connection = GuardedProtocol(self._config, self._state, self, accepted)
         self._connections.add(connection)
-        opening = asyncio.get_running_loop().create_task(self._open(connection, accepted, tls))
+        opening = asyncio.get_running_loop().create_task(self._open(connection, accepted))
         self._openings.add(opening)
         opening.add_done_callback(self._openings.discard)
 
     def _make_room(self) -> bool:
-        """Drop the connection that has kept us waiting longest, of whoever has most, silent first.
+        """Drop who has kept us waiting longest, of whoever has most connections, silent ones first.
 
         Returns:
             Whether there was any; false if we wait for none.
         """
-        waiting = [one for one in self._connections if one.waits_for_client]
-        if not waiting:
-            return False
-        held = Counter(one.accepted.site for one in self._connections)
-        victim = min(waiting, key=lambda one: (-held[one.accepted.site], not one.silent, one.since))
-        self.reject(Rejected.CONNECTIONS)
-        self.release(victim)
-        victim.evict()
-        return True
+        held = Counter(one.site for one in self._lobby)
+        held.update(one.accepted.site for one in self._connections)
+        # Of equals min takes the first, and the lobby is in the order of arrival.
+        silent = min(self._lobby, key=lambda one: -held[one.site], default=None)
+        spoken = min(
+            (one for one in self._connections if one.waits_for_client),
+            key=lambda one: (-held[one.accepted.site], one.since),
+            default=None,
+        )
+        if silent and (spoken is None or held[silent.site] >= held[spoken.accepted.site]):
+            self._lobby.leave(silent)
+            self._turn_away(silent.socket, BUSY)
+        elif spoken:
+            self.reject(Rejected.CONNECTIONS)
+            self.release(spoken)
+            spoken.evict()
+        return bool(silent or spoken)
 
-    def _turn_away(self, accepted: socket.socket) -> None:
-        self.reject(Rejected.CONNECTIONS)
+    def _turn_away(self, accepted: socket.socket, refusal: Refusal) -> None:
+        self.reject(refusal.rejected)
         with accepted, suppress(OSError):
             accepted.settimeout(0)
             if self._tls is None:
-                accepted.send(raw(refusal_response(BUSY)))
+                accepted.send(raw(refusal_response(refusal)))
 
-    async def _open(
-        self, connection: GuardedProtocol, accepted: socket.socket, tls: Tls | None
-    ) -> None:
+    async def _open(self, connection: GuardedProtocol, accepted: Accepted) -> None:
         """Bring a connection to where requests can come: at once, or after a TLS handshake."""
         loop = asyncio.get_running_loop()
         try:
-            if tls is None:
-                await loop.connect_accepted_socket(lambda: connection, accepted)
+            if accepted.tls is None:
+                await loop.connect_accepted_socket(lambda: connection, accepted.socket)
             else:
-                await _shake_hands(connection, accepted, tls.context)
+                await _shake_hands(connection, accepted, accepted.tls.context)
         except OSError as error:
             _LOG.debug("no connection: %s", error)
             # Its frames hold it: the connection would stay in memory with them, until the garbage
@@ -228,28 +263,15 @@ class Server:
                 self.release(connection)
 
 
-def has_spoken(accepted: socket.socket) -> bool | None:
-    """Whether there is anything to read; `None` if the client has gone, and no answer matters."""
-    if accepted.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):  # reset
-        return None
-    try:
-        return bool(accepted.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)) or None
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-
-
 async def _shake_hands(
-    connection: GuardedProtocol, accepted: socket.socket, context: ssl.SSLContext
+    connection: GuardedProtocol, accepted: Accepted, context: ssl.SSLContext
 ) -> None:
     """Open TLS; as asyncio does, but with a protocol for it that is ours."""
     loop = asyncio.get_running_loop()
     shaken: asyncio.Future[None] = loop.create_future()
-    protocol = partial(
-        TlsProtocol, connection, connection.heard, context, connection.limits, shaken
-    )
-    await loop.connect_accepted_socket(protocol, accepted)
+    late = loop.time() - accepted.since
+    protocol = partial(TlsProtocol, connection, context, connection.limits, late, shaken)
+    await loop.connect_accepted_socket(protocol, accepted.socket)
     await shaken
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +14,7 @@ from sockwatch.web.guard import Limits
 Certificate = Mapping[str, Any]
 """As `ssl.SSLObject.getpeercert` gives it; empty if there is none that was verified."""
 
+_AT_ONCE: Final = 1e-3
 _NAMES: Final = frozenset({"DNS", "IP Address", "URI", "email"})
 
 
@@ -41,9 +42,9 @@ class TlsProtocol(SSLProtocol):
 
     Args:
         above: what speaks over TLS.
-        heard: called when something has come from the peer.
         context: what it is served with.
         limits: how long the handshake, and closing, may take.
+        late: seconds that the handshake has taken already.
         shaken: done with the handshake; has the error if it failed.
     """
 
@@ -52,13 +53,12 @@ class TlsProtocol(SSLProtocol):
     def __init__(
         self,
         above: asyncio.Protocol,
-        heard: Callable[[], None],
         context: ssl.SSLContext,
         limits: Limits,
+        late: float,
         shaken: asyncio.Future[None],
     ) -> None:
         self._above = above
-        self._heard = heard
         self._paused = False
         super().__init__(
             asyncio.get_running_loop(),
@@ -66,7 +66,8 @@ class TlsProtocol(SSLProtocol):
             context,
             shaken,
             server_side=True,
-            ssl_handshake_timeout=limits.handshake,  # type: ignore[arg-type] # a fraction will do
+            # A fraction will do; nothing is taken for its default.
+            ssl_handshake_timeout=max(limits.handshake - late, _AT_ONCE),  # type: ignore[arg-type]
             ssl_shutdown_timeout=limits.linger,
         )
 
@@ -79,12 +80,7 @@ class TlsProtocol(SSLProtocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of the protocol above: holding each other, both would stay in memory."""
         super().connection_lost(exc)
-        self._above, self._heard = asyncio.Protocol(), _deaf
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Take bytes from the peer."""
-        self._heard()
-        super().buffer_updated(nbytes)
+        self._above = asyncio.Protocol()
 
     def pause_writing(self) -> None:
         """Some bytes wait until the peer reads."""
@@ -98,10 +94,6 @@ class TlsProtocol(SSLProtocol):
         super().resume_writing()
         if not self._paused:
             self._above.resume_writing()
-
-
-def _deaf() -> None:
-    pass
 
 
 def plain(name: str) -> str:

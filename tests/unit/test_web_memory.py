@@ -15,6 +15,7 @@ from authority import Authority
 from http_client import GET, SCRAPE, Served, anonymous, eventually, large, read_all, reset, serving
 
 from sockwatch.web.guard import Limits
+from sockwatch.web.lobby import Lobby, Visitor
 from sockwatch.web.protection import Protection
 from sockwatch.web.server import Server
 
@@ -98,15 +99,20 @@ TLS = (ask_over_tls, not_read_over_tls, stay_silent, crowd, vanish, speak_plainl
 
 @pytest.fixture
 def born(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[object]]:
-    """Every connection of every server, and what speaks TLS for it."""
+    """Every connection of every server: as a visitor, and once it has spoken."""
     found: list[weakref.ref[object]] = []
-    admit = Server._open
+    admit, receive = Server._open, Lobby.receive
 
     async def noted(self: Server, *opening: object) -> None:
         found.append(weakref.ref(opening[0]))
         await admit(self, *opening)  # type: ignore[arg-type]
 
+    def received(self: Lobby, visitor: Visitor) -> None:
+        found.append(weakref.ref(visitor))
+        receive(self, visitor)
+
     monkeypatch.setattr(Server, "_open", noted)
+    monkeypatch.setattr(Lobby, "receive", received)
     return found
 
 

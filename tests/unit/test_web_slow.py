@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,7 @@ from http_client import (
     SCRAPE,
     Served,
     Shelf,
+    anonymous,
     eventually,
     large,
     one_reply,
@@ -68,6 +70,29 @@ def test_a_connection_that_never_speaks_is_closed() -> None:
     with serving(limits=Limits(request=0.1, linger=0.1)) as served, served.connect() as silent:
         assert status_of(read_all(silent)) == 408
         assert eventually(lambda: served.server.connections_open == 0)
+
+
+def test_who_leaves_without_a_word_is_forgotten() -> None:
+    with serving() as served:
+        with served.connect():
+            assert eventually(lambda: served.server.connections_open == 1)
+        assert eventually(lambda: served.server.connections_open == 0)
+        assert served.rejected() == {}
+
+
+FIRST_WORDS = {"http": GET[:5], "https": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"}
+
+
+@pytest.mark.parametrize("scheme", FIRST_WORDS)
+def test_silence_counts_toward_the_deadline_of_what_follows(scheme: str) -> None:
+    context = anonymous(ssl.PROTOCOL_TLS_SERVER) if scheme == "https" else None
+    limits = Limits(handshake=1.0, request=1.0, linger=0.1)
+    with serving(limits=limits, ssl_context=context) as served, served.connect() as slow:
+        start = time.monotonic()
+        time.sleep(0.7)
+        slow.sendall(FIRST_WORDS[scheme])
+        read_all(slow)
+        assert 0.9 < time.monotonic() - start < 1.5
 
 
 def talk_on(connection: socket.socket) -> None:
