@@ -21,8 +21,8 @@ _TEXT: Final = """\
 Written by `make abuse` from what the tests in `tests/service/test_abuse.py` measured. Each kind of
 abuse is done for {seconds:g} s to a daemon with its default limits: {connections} connections,
 {request:g} s for a request, {head:,} bytes of head. Meanwhile another client scrapes `/metrics` on
-a new connection every 30 ms. A test fails when memory grows by 20 MB, or when a scrape takes a second
-in each of three attempts, which are a row each.
+a new connection every 30 ms. A test fails when memory grows by 20 MB, or when a scrape takes a
+second in each of three attempts, which are a row each.
 
 One run, Python {python} on {cores} cores, which daemon, scraper and abuser share; the load average
 was {before} before it and {after} after. "Nobody" is the same measurement with no abuse. With HTTPS
