@@ -6,9 +6,11 @@ Exit codes: 0 fine, 1 found something or failed, 2 wrong use.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, Final, NoReturn, Protocol
 
@@ -18,8 +20,11 @@ from sockwatch.config.problems import nearest
 COMMANDS: Final = ("run", "report", "leaks", "explain", "check-config")
 """Each is a module of `sockwatch.commands`."""
 _WRONG_USE: Final = 2
+_FAILED: Final = 1
 _BROKEN_PIPE: Final = 128 + 13
 """What a shell reports for a program ended by SIGPIPE."""
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a file says that takes no more of the output."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -74,10 +79,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(argv)
         finally:  # also after --help and --version, which exit
             sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader has seen enough; keep the interpreter from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
+    except BrokenPipeError:  # the reader has seen enough
+        status = _BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        status = _FAILED
+        with suppress(OSError):  # both may go to the same file
+            print(f"sockwatch: the output cannot be written: {error.strerror}", file=sys.stderr)
+    # Keep the interpreter from complaining at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _run(argv: Sequence[str] | None) -> int:

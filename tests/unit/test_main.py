@@ -138,6 +138,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(
     assert (told.returncode, told.stderr) == (SIGPIPE, b"")
 
 
+@pytest.mark.parametrize("env", BUFFERED.values(), ids=BUFFERED)
+@pytest.mark.parametrize("arguments", CHATTY, ids=" ".join)
+def test_a_full_disk_is_one_line(arguments: tuple[str, ...], env: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "sockwatch", *arguments]
+    with Path("/dev/full").open("wb") as full:
+        told = subprocess.run(
+            command, env=env, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False
+        )
+    line = b"sockwatch: the output cannot be written: No space left on device\n"
+    assert (told.returncode, told.stderr) == (1, line)
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("arguments", CHATTY, ids=" ".join)
 def test_closed_streams_are_no_error(arguments: tuple[str, ...], closed: str) -> None:
