@@ -93,12 +93,14 @@ def _parser_of(name: str) -> Callable[[str], Any]:
 def _url(text: str) -> str:
     from urllib.parse import urlsplit
 
-    parts = urlsplit(text)
     try:
-        right = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
+        parts = urlsplit(text)
+        whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        more = "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment
+        right = bool(whole and not more)
+    except ValueError:  # an unclosed bracket, or no number for a port
         right = False
-    if not right or "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment:
+    if not right:
         raise argparse.ArgumentTypeError(f"{text!r} must be http(s)://host:port")
     return text.rstrip("/")
 

@@ -445,6 +445,7 @@ def test_a_file_that_is_none_of_certificates_is_named(
         (["--limit", "0"], "--limit: '0' must be a whole number from 1 to 10000"),
         (["--url", "ftp://host"], "--url: 'ftp://host' must be http(s)://host:port"),
         (["--url", "http://host:x"], "must be http(s)://host:port"),
+        (["--url", "http://[::1:80"], "must be http(s)://host:port"),
         (["--url", "http://host/path"], "must be http(s)://host:port"),
         (["--url", "https://user:word@host"], "must be http(s)://host:port"),
         (["--stat", "close_wait"], "did you mean --state?"),
