@@ -26,7 +26,8 @@ class Authority:
         self._openssl = need_command("openssl", "openssl")
         self._folder = folder
         self.cert, self._key = folder / f"{name}.crt", folder / f"{name}.key"
-        self._run("req", "-x509", *_KEY, *self._about(name, self.cert, self._key))
+        use = ("-addext", "keyUsage=critical,keyCertSign")  # Python 3.13 asks for it
+        self._run("req", "-x509", *_KEY, *self._about(name, self.cert, self._key), *use)
 
     def issue(self, name: str, *alternative_names: str) -> Issued:
         """A certificate for names such as "DNS:localhost"; the last of that name stays."""
