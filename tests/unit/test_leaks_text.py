@@ -200,6 +200,13 @@ def test_a_look_of_our_own_says_so_in_a_dim_line_and_is_not_sure() -> None:
     assert coloured[1].startswith("\x1b[2mLooked for 2 s")
 
 
+def test_a_look_that_tells_nothing_promises_nothing() -> None:
+    told = flowing(answer(of_namespaces(seen(None)), Filter(), HOST, LOOK))
+    assert "Looked for 2 s, as no daemon answers" in told
+    assert "is told" not in told
+    assert "It is not known which connections are stuck." in told
+
+
 # Tables
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime, tzinfo
 from typing import Final
 
-from sockwatch.export.leaks.answer import Answer
+from sockwatch.export.leaks.answer import Answer, Look
 from sockwatch.export.leaks.groups import group_section
 from sockwatch.export.leaks.sockets import socket_section
 from sockwatch.export.leaks.words import verdict
@@ -34,14 +34,20 @@ def _header(answer: Answer, page: Page, zone: tzinfo | None) -> str:
     taken = datetime.fromtimestamp(answer.taken, zone).astimezone(zone)
     facts = (answer.host.name, f"{taken:%Y-%m-%d %H:%M:%S %Z}", *_wishes(answer.wanted))
     lines = paragraph(", ".join(map(printable, facts)), page.prose).splitlines()
-    look = answer.look and paragraph(
-        f"Looked for {duration(answer.look.seconds)}, as {answer.look.why}. What has not moved in "
-        "that time is told, whatever its age limit. A running daemon knows since when, and knows "
-        "of connections in fin_wait1, last_ack and closing, too.",
-        page.prose,
-    )
+    look = answer.look and paragraph(_look(answer.look, answer.leaks), page.prose)
     dim = map(page.style.dim, look.splitlines() if look else ())
     return "\n".join([*map(page.style.bold, lines), *dim])
+
+
+def _look(look: Look, leaks: Leaks | None) -> str:
+    """How a look of our own was taken, and what it can tell if it tells anything."""
+    taken = f"Looked for {duration(look.seconds)}, as {look.why}."
+    if leaks is None:
+        return taken
+    return (
+        f"{taken} What has not moved in that time is told, whatever its age limit. A running "
+        "daemon knows since when, and knows of connections in fin_wait1, last_ack and closing, too."
+    )
 
 
 def _wishes(wanted: Filter) -> Iterator[str]:
