@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -74,6 +75,8 @@ def parser(*commands: str) -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; the result is its exit code."""
     _open_missing_streams()
+    if argv is None:  # else the process is somebody else's
+        _end_when_interrupted()
     try:
         try:
             return _run(argv)
@@ -107,6 +110,15 @@ def _open_missing_streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  for good
+
+
+def _end_when_interrupted() -> None:
+    """Let Ctrl-C end the program at once and without a traceback; the daemon handles it itself.
+
+    What Python raises for it can also get lost, as in an import.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it may be ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 ROWS: Final = 20
 """Connections that text shows one by one unless asked otherwise."""
-_INTERRUPTED: Final = 128 + 2
-"""What a shell reports for a program ended by SIGINT."""
 
 
 def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -121,8 +119,6 @@ def run(args: argparse.Namespace) -> int:
     except (Unanswered, _Blind) as error:
         print(f"sockwatch leaks: {_on_one_line(error)}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
     _show(answer, as_json=args.json)
     return 0 if answer.leaks is not None and not answer.leaks.groups else 1
 

@@ -238,17 +238,6 @@ def test_if_nothing_can_be_read_either_that_is_one_line(
     assert err.count("\n") == 1
 
 
-def test_who_is_tired_of_waiting_gets_no_traceback(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(config: Config) -> Snapshot:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(look, "look_closely", interrupted)
-    assert main(["leaks", f"--web.listen-address={free_address()}"]) == 130
-    assert capsys.readouterr() == ("", "")
-
-
 # Somebody else answers
 
 

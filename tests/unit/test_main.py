@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -165,6 +166,17 @@ def test_closed_streams_are_no_error(arguments: tuple[str, ...], closed: str) ->
 def test_errors_are_told_by_the_exit_code_where_stderr_is_closed() -> None:
     command = ["sh", "-c", '"$@" 2>&-', "sh", sys.executable, "-m", "sockwatch", "nosuch"]
     assert subprocess.run(command, env=ENVIRONMENT, timeout=30, check=False).returncode == 2
+
+
+def test_who_interrupts_it_sees_no_traceback(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "sockwatch", "check-config", str(pipe)]
+    running = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    with running as program, pipe.open("wb"):  # which returns when the program reads
+        program.send_signal(signal.SIGINT)
+        _, told = program.communicate(timeout=30)
+    assert (program.returncode, told) == (-signal.SIGINT, b"")
 
 
 def test_the_program_can_be_called_from_python(capsys: pytest.CaptureFixture[str]) -> None:
