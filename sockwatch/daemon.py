@@ -46,6 +46,9 @@ _STOP_WITHIN: Final = 0.4
 _YIELD_AFTER: Final = 0.001
 """Seconds after which the poll thread lets a request go first that waits for the interpreter. A
 request asks several times, and with the usual 5 ms each time a long pass would be felt."""
+_ONE_NAMESPACE: Final = (
+    "netns.include has no effect yet: only the daemon's own network namespace is watched"
+)
 
 Reload = Callable[[], Config]
 """Loads the configuration anew; raises ConfigError."""
@@ -157,6 +160,8 @@ class Daemon:
         if self._protection:
             self._protection.log()
         self._log_source(self._board.snapshot().source)
+        if self._config.netns.include:
+            log.warning(_ONE_NAMESPACE)
         polling = _PollThread(
             partial(
                 self._poller.run, self._bell, publish=self._on_pass, alive=self._notifier.watchdog
@@ -218,6 +223,8 @@ class Daemon:
             setup_logging(config.log.level, config.log.format)
         if config.web != self._config.web:
             log.warning("[web] has changed, which takes effect at the next start")
+        if config.netns.include and config.netns != self._config.netns:
+            log.warning(_ONE_NAMESPACE)
         self._config = config
 
 

@@ -121,7 +121,7 @@ class NetnsConfig:
     include: tuple[str, ...] = key(
         kinds.namespaces(),
         [],
-        'further network namespaces to watch, by name; "all" = every one',
+        'further network namespaces to watch, by name; "all" = every one (without effect yet)',
         "--netns.include",
         "--netns",
     )

@@ -456,6 +456,24 @@ def test_what_a_reload_cannot_change_is_told(tmp_path: Path) -> None:
         assert "[web]" in told["msg"]
 
 
+def test_namespaces_that_are_not_watched_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "sockwatch.toml"
+    file.write_text('[netns]\ninclude = ["blue"]\n')
+    with running(f"--config.file={file}") as watcher:
+        for names, told in (('["blue"]', 1), ('["green"]', 2), ("[]", 2)):
+            assert reloaded(watcher, file, f"[netns]\ninclude = {names}\n")
+            assert watcher.log().count("netns.include has no effect yet") == told
+
+
+def reloaded(watcher: Daemon, file: Path, text: str) -> bool:
+    before = watcher.log().count("configuration reloaded")
+    file.write_text(text)
+    watcher.send(signal.SIGHUP)
+    return watcher.until(
+        lambda: watcher.log().count("configuration reloaded") > before, "configuration reloaded"
+    )
+
+
 def test_a_storm_of_hangups_is_survived() -> None:
     with running() as watcher:
         for _ in range(50):
