@@ -461,11 +461,11 @@ def test_namespaces_that_are_not_watched_are_told(tmp_path: Path) -> None:
     file.write_text('[netns]\ninclude = ["blue"]\n')
     with running(f"--config.file={file}") as watcher:
         for names, told in (('["blue"]', 1), ('["green"]', 2), ("[]", 2)):
-            assert reloaded(watcher, file, f"[netns]\ninclude = {names}\n")
+            assert load_anew(watcher, file, f"[netns]\ninclude = {names}\n")
             assert watcher.log().count("netns.include has no effect yet") == told
 
 
-def reloaded(watcher: Daemon, file: Path, text: str) -> bool:
+def load_anew(watcher: Daemon, file: Path, text: str) -> bool:
     before = watcher.log().count("configuration reloaded")
     file.write_text(text)
     watcher.send(signal.SIGHUP)
