@@ -137,12 +137,9 @@ def _exchange(
     connection.sendall(b"".join(asked))
     status, body = 0, bytearray()
     while True:
-        event = talk.next_event()
+        event = _next_event(talk)
         if event is h11.NEED_DATA:
-            some = _received(connection, until)
-            if status and not some:
-                raise ConnectionError("its answer breaks off")
-            talk.receive_data(some)
+            talk.receive_data(_received(connection, until))
         elif isinstance(event, h11.Response):
             status = event.status_code
         elif isinstance(event, h11.Data):
@@ -151,6 +148,16 @@ def _exchange(
                 raise OSError("the answer is too large")
         elif isinstance(event, h11.EndOfMessage):
             return _Answer(status, bytes(body))
+
+
+def _next_event(talk: h11.Connection) -> object:
+    in_body = talk.their_state is h11.SEND_BODY
+    try:
+        return talk.next_event()
+    except h11.RemoteProtocolError as error:
+        if in_body:
+            raise ConnectionError("its answer breaks off") from error
+        raise
 
 
 def _received(connection: socket.socket, until: float) -> bytes:
@@ -166,7 +173,7 @@ def _content(url: str, answer: _Answer) -> object:
         raise Unanswered(f"{url} does not take the password of {_netrc()}")
     if answer.status != _OK:
         said = " ".join(answer.body[:_SHOWN].decode(errors="replace").split())
-        raise Unanswered(f"{url} answers with {answer.status}: {said}")
+        raise Unanswered(f"{url} answers with {answer.status}: {said or 'no more is said'}")
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError) as error:

@@ -275,6 +275,8 @@ def http(status: str, body: str) -> bytes:
         (http("200 OK", "[" * 200_000), "is not sockwatch"),
         (http("404 Not Found", "Nothing is\nserved\x1b[2J here."), "answers with 404: Nothing is"),
         (http("403 Forbidden", "x" * 9999), "answers with 403: xxx"),
+        (b"HTTP/1.0 500 Oops\r\n\r\nOut of order.", "answers with 500: Out of order."),
+        (http("302 Found", ""), "answers with 302: no more is said"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{", "(its answer breaks off)"),
         (b"", "does not speak HTTP; if it speaks TLS, ask it with --url https://host:port"),
