@@ -18,10 +18,11 @@ from lab import Namespace
 from population import ESTABLISHED, MIXED, SETTINGS, Mixture, populate, populate_close_wait
 from subjects import timed
 
-from sockwatch.config import AgesConfig, Config, CpuConfig
+from sockwatch.config import AgesConfig, Config, CpuConfig, TrackingConfig
 from sockwatch.export.host import Host
 from sockwatch.export.leaks.answering import answer
 from sockwatch.export.leaks.document import leaks_document
+from sockwatch.kernel.diag import BUFFER_BYTES
 from sockwatch.observe.leaks import Filter
 from sockwatch.observe.snapshot import PassKind, Snapshot
 from sockwatch.poll import Poller
@@ -31,6 +32,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 SOCKETS = 20_000
 MARGIN = 1.6
 """For a machine that does other things meanwhile, and for what a pass costs whatever it reads."""
+FOLLOWED_AT_MOST = 1_000
 PASSES = 400
 GROWTH_BYTES = 1_000_000
 
@@ -102,3 +104,25 @@ def test_memory_does_not_grow_with_the_number_of_passes() -> None:
     with Namespace(sysctls=SETTINGS) as namespace:
         populate(namespace, MIXED, 2_000)
         assert namespace.call(passes_leave_behind, PASSES, timeout=100) < GROWTH_BYTES
+
+
+def following_takes(at_most: int) -> int:
+    """Bytes that following so many stuck connections at most adds to this process."""
+    ages, tracking = AgesConfig(close_wait=0.001), TrackingConfig(limit=at_most)
+    before = resident_bytes()
+    config = replace(Config(), cpu=CpuConfig(budget=0), ages=ages, tracking=tracking)
+    with closing(Poller(config)) as poller:
+        for _ in range(ROUNDS):
+            assert poller.step(PassKind.WATCH)
+        tell(poller.snapshot())
+        return resident_bytes() - before
+
+
+def test_memory_does_not_grow_with_connections_beyond_the_tracking_limit() -> None:
+    """Measured: 1.1 MB, since replies are gathered by the megabyte; 5.4 if all are followed."""
+    taken = []
+    for connections in (2 * FOLLOWED_AT_MOST, SOCKETS):
+        with Namespace(sysctls=SETTINGS) as namespace:
+            populate_close_wait(namespace, connections)
+            taken.append(namespace.call(following_takes, FOLLOWED_AT_MOST, timeout=100))
+    assert taken[1] - taken[0] < GROWTH_BYTES + 2 * BUFFER_BYTES
