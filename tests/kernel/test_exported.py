@@ -13,7 +13,9 @@ pytestmark = pytest.mark.kernel
 
 PORT: Final = 7001
 NOBODY: Final = "192.0.2.7"
-SETTINGS: Final = {"net.ipv4.ip_local_port_range": "40000 40019"}
+SETTINGS: Final = {"net.ipv4.ip_local_port_range": "40000 40079"}
+"""So few ports that ten connections crowd a destination, so many that asking again and again does
+not use them up before the kernel lends one anew (after a second, tcp_tw_reuse on loopback)."""
 FLAGS: Final = (
     "--watch.interval=200ms",
     "--census.interval=500ms",
