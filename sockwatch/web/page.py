@@ -6,9 +6,9 @@ Names of units come from other programs: every text that is not ours passes thro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
-from typing import Final
+from typing import Final, TypeVar
 
 from sockwatch import __version__
 from sockwatch.export.leaks.words import words
@@ -34,6 +34,8 @@ _WHAT: Final = "TCP connections of this host, by step of the handshake and by wh
 _NOT_MEASURED: Final = "not measured"
 _NO_COUNTS: Final = "No pass over the kernel's sockets has succeeded yet, so there are no counts."
 _LADDER_HEAD: Final = ("Step", "What happens", "State on this host", "Connections", "Waits on")
+
+_Key = TypeVar("_Key", ServiceKey, StuckKey)
 
 
 def page(
@@ -170,10 +172,8 @@ def _stuck(view: NamespaceView) -> str:
     groups = {key: number for key, number in stuck.connections.items() if number}
     if not groups:
         return "<p>No connection has been in its state for longer than its age limit.</p>"
-    most = sorted(groups, key=lambda key: (-groups[key], key))[:MOST_SERVICES]
-    caption = "Longer in their state than its age limit"
-    if len(groups) > len(most):
-        caption += f"; the first {len(most)} of {len(groups)} groups"
+    most, left_out = _most(groups, "groups")
+    caption = f"Longer in their state than its age limit{left_out}"
     rows = (_group(key, groups[key], stuck) for key in most)
     head = ("Port", "Direction", "Unit", "State", "Why", "Connections", "Oldest of the state")
     command = "<p><code>sockwatch leaks</code> shows them one by one.</p>"
@@ -198,10 +198,8 @@ def _leaks(view: NamespaceView) -> str:
     }
     if not held:
         return "<p>No service does.</p>"
-    most = sorted(held, key=lambda key: (-held[key], key))[:MOST_SERVICES]
-    caption = "The peer has closed, the local application has not"
-    if len(held) > len(most):
-        caption += f"; the first {len(most)} of {len(held)} services"
+    most, left_out = _most(held, "services")
+    caption = f"The peer has closed, the local application has not{left_out}"
     rows = (_service(key, held[key]) for key in most)
     return _table(caption, ("Port", "Direction", "Unit", "Connections"), rows)
 
@@ -215,6 +213,13 @@ def _named(key: ServiceKey) -> str:
         f'<th scope="row">{_text(key.port)}</th><td>{_text(key.direction)}</td>'
         f"<td>{_text(key.unit or 'unknown')}</td>"
     )
+
+
+def _most(counts: Mapping[_Key, int], what: str) -> tuple[list[_Key], str]:
+    """Those with the most connections, and what a caption says if there are others."""
+    most = sorted(counts, key=lambda key: (-counts[key], key))[:MOST_SERVICES]
+    left_out = len(counts) > len(most)
+    return most, f"; the first {len(most)} of {len(counts)} {what}" if left_out else ""
 
 
 def _table(caption: str, head: Iterable[str], rows: Iterable[str]) -> str:
