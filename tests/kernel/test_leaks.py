@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from daemon import Daemon, environment, running
 from guards import need
 from lab import RECIPES, Namespace, Stage, eventually
 from lab.processes import command_line
+from lab.workers import work
 
 from sockwatch.poll.owners import SEARCHING
 from sockwatch.tcp.states import Family, State
@@ -235,16 +235,6 @@ def test_listeners_and_the_snapshot_are_there_as_json(stage: Stage, daemon: Daem
 
 
 # Processes
-
-
-def work(listener: socket.socket, number: int, leaks: bool) -> None:
-    """Accept so many connections, wait until the peers have closed, and leak or close."""
-    peers = [listener.accept()[0] for _ in range(number)]
-    for peer in peers:
-        peer.recv(1)
-        if not leaks:
-            peer.close()
-    signal.pause()
 
 
 def test_of_five_workers_on_a_listener_the_two_that_leak_are_named(namespace: Namespace) -> None:

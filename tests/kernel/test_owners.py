@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from lab import Namespace, eventually
+from lab.workers import work
 from pyroute2 import DiagSocket
 
 from sockwatch.kernel.owners import MISSING, OwnerFinder
@@ -49,16 +50,6 @@ def serve_as(name: bytes) -> None:
     """Hold a listener under another name."""
     Path("/proc/self/comm").write_bytes(name)
     serve()
-
-
-def work(listener: socket.socket, number: int, leaks: bool) -> None:
-    """Accept so many connections, wait until the peers have closed, and leak or close."""
-    peers = [listener.accept()[0] for _ in range(number)]
-    for peer in peers:
-        peer.recv(1)
-        if not leaks:
-            peer.close()
-    signal.pause()
 
 
 def foreign_listener(namespace: Namespace) -> tuple[int, int]:
