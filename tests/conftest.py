@@ -1,11 +1,16 @@
-"""Says which groups of tests were skipped and why, and lets none be skipped under CI=true."""
+"""Says which groups of tests were skipped and why, and lets none be skipped under CI=true.
+
+Makes certificates for whoever asks, too.
+"""
 
 import os
 from collections import Counter
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from authority import Authority
 
 GROUPS = ("kernel", "root", "service", "stack", "browser", "slow")
 IN_CI = os.environ.get("CI") == "true"
@@ -54,3 +59,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("Skipped groups")
     for (group, reason), count in sorted(skips.items()):
         terminalreporter.line(f"{group}: {count} not run: {reason}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the certificates of a module's tests are."""
+    return tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="module")
+def authority(folder: Path) -> Authority:
+    """Who has issued the certificate `server` in that folder."""
+    made = Authority(folder)
+    made.issue("server")
+    return made

@@ -36,18 +36,6 @@ SUITES = ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_ECDSA_WITH_AES_256
 HEADERS = {"X-Frame-Options": "deny", "Strict-Transport-Security": "max-age=31536000"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tls")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    made = Authority(folder)
-    made.issue("server")
-    return made
-
-
 def theirs(file: Path) -> bool:
     promtool = need_command("promtool", "prometheus")
     done = subprocess.run(

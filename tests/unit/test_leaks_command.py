@@ -316,18 +316,6 @@ PASSWORD: Final = "correct horse"  # noqa: S105  nobody's
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tls")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    made = Authority(folder)
-    made.issue("server")
-    return made
-
-
-@pytest.fixture(scope="module")
 def protected(authority: Authority, folder: Path) -> Iterator[str]:
     """Where a daemon answers over TLS who knows the password."""
     hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()

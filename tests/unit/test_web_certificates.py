@@ -18,16 +18,9 @@ FILES = "tls_server_config:\n  cert_file: server.crt\n  key_file: server.key\n"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tls")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    made = Authority(folder)
-    made.issue("server")
-    made.issue("other")
-    return made
+def authority(authority: Authority) -> Authority:
+    authority.issue("other")
+    return authority
 
 
 def tls(folder: Path, text: str = FILES) -> Tls:

@@ -36,18 +36,6 @@ IF_GIVEN = REQUIRED.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiv
 PAGE = b"GET / HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("tls")
-
-
-@pytest.fixture(scope="module")
-def authority(folder: Path) -> Authority:
-    made = Authority(folder)
-    made.issue("server")
-    return made
-
-
 def protection(folder: Path, text: str = FILES) -> Protection:
     file = folder / "web.yml"
     file.write_text(text)
