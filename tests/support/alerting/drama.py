@@ -44,6 +44,8 @@ EPILOGUE: Final = 50.0
 LEAKED: Final = 110
 """Connections of a leak that is told by their number alone."""
 AUTOGROUP: Final = Path("/proc/self/autogroup")
+"""Empty in the first session's group, that of what init starts: its share cannot be changed
+(EINVAL), and there the process's own priority is enough."""
 UNDISTURBED: Final = '{instance=~"clogged|crowded|flooded|seeing|small"}'
 ALERTMANAGER: Final = Path(__file__).parents[3] / "deploy" / "alertmanager" / "alertmanager.yml"
 
@@ -290,7 +292,7 @@ def _hurried() -> Iterator[None]:
 
 def _be_nice(value: int) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, value)
-    if AUTOGROUP.exists():
+    if AUTOGROUP.exists() and AUTOGROUP.read_text():
         AUTOGROUP.write_text(f"{value}")
 
 
