@@ -1,7 +1,9 @@
 """Reading a TOML file: its tables, the line of each key, and what can be wrong with it."""
 
 import codecs
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -36,15 +38,25 @@ def read(name: str) -> TomlFile:
 def read_text(name: str) -> str:
     """Read the file `name` as UTF-8; FileNotFoundError if it is absent, else ConfigError."""
     try:
-        with open(name, "rb") as file:  # noqa: PTH123 - Path() would hide what was given
+        with open(name, "rb", opener=at_once) as file:
             raw = file.read(LARGEST_FILE + 1)
+            spent = not raw and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
         raise unusable(name, f"cannot be read: {getattr(error, 'strerror', error)}") from error
+    if spent:  # which is no wish for defaults: a pipe gives once only what was written to it
+        raise unusable(name, "is a pipe with nothing in it: give a file, which can be read again")
     if len(raw) > LARGEST_FILE:
         raise unusable(name, f"is larger than {LARGEST_FILE} bytes: not a configuration file")
     return decode(name, raw)
+
+
+def at_once(name: str, flags: int) -> int:
+    """Open a file as `open` does, but without waiting for somebody to write where it is a pipe."""
+    descriptor = os.open(name, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def unusable(name: str, what: str, line: int | None = None) -> ConfigError:

@@ -1,5 +1,6 @@
 """The line that is named for a key is the one it stands on, or none is named."""
 
+import os
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,27 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         read(str(tmp_path))
     assert str(caught.value) == f"{tmp_path}: cannot be read: Is a directory"
+
+
+def test_a_pipe_gives_once_what_is_in_it() -> None:
+    """As the shell makes one of `<(...)`: a reload must neither wait for it nor read defaults."""
+    receiver, sender = os.pipe()
+    name = f"/dev/fd/{receiver}"
+    os.write(sender, b"[watch]\ninterval = '2s'\n")
+    os.close(sender)
+    try:
+        assert read(name).tables == {"watch": {"interval": "2s"}}
+        with pytest.raises(ConfigError, match=f"{name}: is a pipe with nothing in it: give a file"):
+            read(name)
+    finally:
+        os.close(receiver)
+
+
+def test_a_named_pipe_without_writer_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match="is a pipe with nothing in it"):
+        read(str(pipe))
 
 
 def test_a_device_without_end_is_not_read_to_its_end() -> None:

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
+from lab.processes import eventually
 
 from sockwatch import __version__
 from sockwatch.__main__ import COMMANDS, main
@@ -168,12 +170,23 @@ def test_errors_are_told_by_the_exit_code_where_stderr_is_closed() -> None:
     assert subprocess.run(command, env=ENVIRONMENT, timeout=30, check=False).returncode == 2
 
 
+def is_open(path: Path, pid: int) -> bool:
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed meanwhile
+            if path.samefile(descriptor):
+                return True
+    return False
+
+
 def test_who_interrupts_it_sees_no_traceback(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "sockwatch", "check-config", str(pipe)]
-    running = subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE)
-    with running as program, pipe.open("wb"):  # which returns when the program reads
+    with (
+        pipe.open("r+b", buffering=0),  # a writer that never writes, for which it waits
+        subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as program,
+    ):
+        eventually(lambda: is_open(pipe, program.pid), "it reads the pipe", timeout=30)
         program.send_signal(signal.SIGINT)
         _, told = program.communicate(timeout=30)
     assert (program.returncode, told) == (-signal.SIGINT, b"")
