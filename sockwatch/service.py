@@ -63,10 +63,6 @@ class Notifier:
         if self._watched:
             self._send("WATCHDOG=1")
 
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask for so much time from now on for starting, stopping or the watchdog."""
-        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
-
     def close(self) -> None:
         """Say nothing more."""
         if self._socket is not None:

@@ -58,20 +58,6 @@ def open_sockets(addresses: Iterable[Address]) -> list[socket.socket]:
     return sockets
 
 
-def check_inherited(sockets: Iterable[socket.socket]) -> None:
-    """Make sure that sockets which somebody else opened can be served on.
-
-    Raises:
-        ListenError: one of them does not listen for connections.
-    """
-    for listener in sockets:
-        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise ListenError(
-                f"file descriptor {listener.fileno()} is not a listening stream socket; "
-                "give the socket unit ListenStream= and Accept=no"
-            )
-
-
 def _open(address: Address) -> list[socket.socket]:
     """Listen on all places of an address that this host has, at least one."""
     absent: OSError | None = None

@@ -27,7 +27,6 @@ from uvicorn.server import ServerState
 
 from sockwatch.web.access import site_of
 from sockwatch.web.guard import Limits, Refusal, Rejected
-from sockwatch.web.listen import check_inherited
 from sockwatch.web.lobby import Lobby, Visitor, has_spoken
 from sockwatch.web.protocol import (
     BUSY,
@@ -97,12 +96,7 @@ class Server:
         return len(self._lobby) + len(self._connections)
 
     async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept connections on these sockets, which are the server's from now on.
-
-        Raises:
-            ListenError: one of them is no listening socket.
-        """
-        check_inherited(listeners)
+        """Accept connections on these sockets, which listen and are the server's from now on."""
         self._listeners = list(listeners)
         for listener in self._listeners:
             listener.settimeout(0)

@@ -8,7 +8,7 @@ import pytest
 from guards import need
 
 from sockwatch.config.addresses import Address, parse_address
-from sockwatch.web.listen import ListenError, check_inherited, open_sockets
+from sockwatch.web.listen import ListenError, open_sockets
 
 
 @pytest.fixture
@@ -121,9 +121,3 @@ def test_all_or_nothing(opened: ExitStack) -> None:
     with pytest.raises(ListenError):
         open_sockets([Address("127.0.0.1", port), Address("192.0.2.1", 0)])
     assert listen(opened, f"127.0.0.1:{port}")
-
-
-def test_what_does_not_listen_is_refused(opened: ExitStack) -> None:
-    check_inherited(listen(opened, "127.0.0.1:0"))
-    with socket.socket() as idle, pytest.raises(ListenError, match="give the socket unit"):
-        check_inherited([idle])
