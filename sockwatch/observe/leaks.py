@@ -12,8 +12,9 @@ from sockwatch.tcp.states import Direction, State
 
 SHOWN: Final = 1000
 """Connections that are told one by one unless asked otherwise."""
-MANY: Final = 10
-"""Connections from which a group is more than what an idle pool keeps."""
+MANY: Final = 20
+"""Connections from which a group is more than what an idle pool keeps; alerts and findings ask for
+as many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from sockwatch.tcp.states import State
 HOST: Final = Host("web-7", "6.18.44")
 LEAKING: Final = answer(
     of_namespaces(
-        seen(stuck(*[Entry(inode=101, age=61.5)] * 12, owners=OWNERS, bounds=[61.5])),
+        seen(stuck(*[Entry(inode=101, age=61.5)] * 22, owners=OWNERS, bounds=[61.5])),
         source=NETLINK,
     ),
     Filter(state=State.CLOSE_WAIT, older_than=60.0, limit=1),
@@ -53,17 +53,17 @@ def test_a_leak() -> None:
             "older_than_seconds": 60.0,
             "limit": 1,
         },
-        "connections": 12,
+        "connections": 22,
         "stride": 1,
         "groups": [
             {
                 **service,
                 **kind,
                 "port": "8080",
-                "connections": 12,
+                "connections": 22,
                 "oldest_seconds": 61.5,
                 "leaking": True,
-                "processes": [process | {"connections": 12}],
+                "processes": [process | {"connections": 22}],
             }
         ],
         "sockets": [

@@ -56,28 +56,28 @@ def leaking(entry: Entry | None = None, number: int = MANY) -> list[Entry]:
 
 
 def test_a_leak_as_a_whole() -> None:
-    entries = [*leaking(Entry(age=7900.0, inode=101), 11), Entry(age=61.0, inode=101)]
+    entries = [*leaking(Entry(age=7900.0, inode=101), 21), Entry(age=61.0, inode=101)]
     told = answered(*entries, wanted=Filter(limit=2), owners=OWNERS, bounds=[7900.0])
     assert text(told, 80) == (
         "web-7, 2026-01-01 00:00:00 UTC\n"
         "\n"
-        "app.service leaks 12 connections of inbound port 8080, the oldest for at least 2\n"
+        "app.service leaks 22 connections of inbound port 8080, the oldest for at least 2\n"
         "h 11 min.\n"
         "  The peer has closed and app.service has read that, but does not close. No\n"
         "  timer ends that: only app.service can, with close() or by its own end.\n"
         "\n"
-        "12 stuck\n"
+        "22 stuck\n"
         "  number        oldest  state       why                   service\n"
-        "      12  > 2 h 11 min  close_wait  end read, not closed  inbound port 8080,\n"
+        "      22  > 2 h 11 min  close_wait  end read, not closed  inbound port 8080,\n"
         "                                                          app.service\n"
-        "                                                          12 of python3[7]\n"
+        "                                                          22 of python3[7]\n"
         "\n"
         "Connections, oldest first: close_wait, end read, not closed, python3[7],\n"
         "app.service\n"
         "           age  local           remote\n"
         "  > 2 h 11 min  192.0.2.1:8080  198.51.100.7:50000\n"
         "  > 2 h 11 min  192.0.2.1:8080  198.51.100.7:50000\n"
-        "  and 10 more, see --limit\n"
+        "  and 20 more, see --limit\n"
         "  > at least, as nobody saw it enter the state"
     )
 
@@ -132,8 +132,8 @@ def test_every_cause_in_every_state_has_words_of_its_own() -> None:
     [
         (1, State.CLOSE_WAIT, "1 connection is stuck in close_wait: inbound port 8080"),
         (2, State.CLOSE_WAIT, "2 connections are stuck in close_wait: inbound port 8080"),
-        (MANY - 1, State.FIN_WAIT2, "9 connections are stuck in fin_wait2"),
-        (MANY, State.CLOSE_WAIT, "app.service leaks 10 connections of inbound port 8080"),
+        (MANY - 1, State.FIN_WAIT2, "19 connections are stuck in fin_wait2"),
+        (MANY, State.CLOSE_WAIT, "app.service leaks 20 connections of inbound port 8080"),
         (1200, State.CLOSE_WAIT, "app.service leaks 1,200 connections"),
     ],
 )
@@ -146,16 +146,16 @@ def test_a_few_are_stuck_and_many_leak(number: int, state: State, said: str) -> 
 
 def test_what_a_peer_does_not_answer_leaks_nowhere() -> None:
     told = flowing(answered(*leaking(Entry(State.SYN_SENT, Cause.UNANSWERED, inbound=False))))
-    assert "10 connections not answered: outbound port 50000, app.service" in told
+    assert "20 connections not answered: outbound port 50000, app.service" in told
     assert "leak" not in told
 
 
 @pytest.mark.parametrize(
     ("inodes", "subject"),
     [
-        ([101], "python3[7] leaks 10"),
-        ([100], "The application leaks 10"),
-        ([101, 102], "The application leaks 10"),
+        ([101], "python3[7] leaks 20"),
+        ([100], "The application leaks 20"),
+        ([101, 102], "The application leaks 20"),
     ],
 )
 def test_without_a_unit_a_single_process_is_named(inodes: list[int], subject: str) -> None:
@@ -169,7 +169,7 @@ def test_the_gravest_are_said_first_and_a_few_of_them_only() -> None:
     ]
     told = text(answered(*entries))
     assert told.count(" leaks ") == 3
-    assert told.index("leaks 15 ") < told.index("leaks 14 ") < told.index("leaks 13 ")
+    assert told.index("leaks 25 ") < told.index("leaks 24 ") < told.index("leaks 23 ")
 
 
 def test_nothing_stuck_is_one_sentence() -> None:
@@ -195,7 +195,7 @@ def test_what_was_asked_for_is_said() -> None:
 def test_a_look_of_our_own_says_so_in_a_dim_line_and_is_not_sure() -> None:
     told = answered(*leaking(), look=LOOK)
     assert "Looked for 2 s, as no daemon answers at http://127.0.0.1:10077" in flowing(told)
-    assert "app.service may leak 10 connections" in flowing(told)
+    assert "app.service may leak 20 connections" in flowing(told)
     coloured = text(told, coloured=True).splitlines()
     assert coloured[1].startswith("\x1b[2mLooked for 2 s")
 
@@ -345,7 +345,7 @@ def test_hidden_sockets_are_explained_where_there_are_any(hidden: int | None, sa
 def test_leaks_are_red_others_yellow_and_no_colour_is_no_colour() -> None:
     told = answered(*leaking(), Entry(State.SYN_SENT, Cause.UNANSWERED, cgroup=12))
     coloured = text(told, coloured=True)
-    assert "\x1b[31mapp.service leaks 10" in coloured
+    assert "\x1b[31mapp.service leaks 20" in coloured
     assert "\x1b[33m1 connection is stuck in syn_sent" in coloured
     assert "\x1b" not in text(told)
     assert text(answered(), coloured=True).endswith("\x1b[32mNothing is stuck.\x1b[0m")

@@ -10,10 +10,11 @@ from lab import Namespace, eventually
 from own_cgroups import Cgroups, enter
 from scene import Scene
 
+from sockwatch.observe.leaks import MANY
+
 pytestmark = pytest.mark.kernel
 
 PORT = 8080
-NUMBER = 12
 
 
 def activate(manager: Path, service: Path) -> None:
@@ -22,7 +23,7 @@ def activate(manager: Path, service: Path) -> None:
     with socket.create_server(("127.0.0.1", PORT)) as listener:
         if os.fork() == 0:
             enter(service)
-            held = [listener.accept()[0] for _ in range(NUMBER)]
+            held = [listener.accept()[0] for _ in range(MANY)]
             signal.pause()
             del held
         signal.pause()
@@ -38,14 +39,14 @@ def activated(cgroups: Cgroups, namespace: Namespace, slice_name: str) -> Namesp
 
 
 def leak(scene: Scene) -> None:
-    for _ in range(NUMBER):
+    for _ in range(MANY):
         scene.connect(PORT).close()
     namespace = scene.namespace
 
     def count() -> int:
         return len(namespace.run("ss", "-tnH", "state", "close-wait").splitlines())
 
-    eventually(lambda: count() == NUMBER, "all in CLOSE_WAIT")
+    eventually(lambda: count() == MANY, "all in CLOSE_WAIT")
     scene.watch(61)
 
 
@@ -65,7 +66,7 @@ def test_where_processes_are_known_the_unit_is_that_of_the_service(activated: Na
         scene.census()
         assert units(scene) == {"echo.service"}
         [group] = scene.verdicts()
-        assert group["connections"] == NUMBER
+        assert group["connections"] == MANY
 
 
 def test_where_they_are_not_it_is_that_of_who_listens(activated: Namespace) -> None:
