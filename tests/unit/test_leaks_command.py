@@ -270,8 +270,8 @@ def http(status: str, body: str) -> bytes:
     ("answer", "said"),
     [
         (http("200 OK", "<html>It works!</html>"), "is not sockwatch"),
-        (http("200 OK", "{}"), "is not sockwatch"),
-        (http("200 OK", '{"connections": 0}'), "is not sockwatch"),
+        (http("200 OK", "[]"), "is not sockwatch (its answer is no JSON object)"),
+        (http("200 OK", '{"look": 0}'), "is not sockwatch (its answer has no 'host')"),
         (http("200 OK", "[" * 200_000), "is not sockwatch"),
         (http("404 Not Found", "Nothing is\nserved\x1b[2J here."), "answers with 404: Nothing is"),
         (http("403 Forbidden", "x" * 9999), "answers with 403: xxx"),

@@ -28,10 +28,14 @@ def read_answer(document: object) -> Answer:
     Raises:
         NotAnAnswer: it does not tell any.
     """
+    if not isinstance(document, dict):
+        raise NotAnAnswer("its answer is no JSON object")
     try:
         return _answer(document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise NotAnAnswer(f"{type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise NotAnAnswer(f"its answer has no {error}") from error
+    except (TypeError, ValueError) as error:
+        raise NotAnAnswer(f"in its answer {error}") from error
 
 
 def _answer(document: Any) -> Answer:  # noqa: ANN401  whatever JSON can be; likewise below
