@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from sockwatch.web.responses import Header
 
-_FORWARDING: Final = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-real-ip"})
+_FORWARDING: Final = (b"forwarded", b"via", b"x-forwarded-", b"x-real-ip")
+"""What the names of a proxy's headers begin with; some set the protocol or the host only."""
 _OWN_BITS: Final = 64
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[^]]*)]|(?P<name>[^:]*))(?::[0-9]*)?")
 
@@ -62,12 +63,12 @@ def site_of(address: str) -> str:
 def _is_harmless(name: bytes, value: str) -> bool:
     if name == b"host":
         return _is_local_name(value)
-    return name not in _FORWARDING
+    return not name.startswith(_FORWARDING)
 
 
 def _is_local_name(host: str) -> bool:
     match = _HOST.fullmatch(host.strip())
     if match is None:
         return False
-    name = (match["ipv6"] or match["name"]).lower()
+    name = (match["ipv6"] or match["name"] or "").lower()
     return name == "localhost" or is_loopback(name)

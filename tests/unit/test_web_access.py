@@ -41,7 +41,10 @@ def test_behind_a_unix_socket_nobody_is_local() -> None:
     assert not is_local(scope(None, host="localhost"))
 
 
-@pytest.mark.parametrize("name", ["forwarded", "via", "x_forwarded_for", "x_real_ip"])
+@pytest.mark.parametrize(
+    "name",
+    ["forwarded", "via", "x_forwarded_for", "x_forwarded_host", "x_forwarded_proto", "x_real_ip"],
+)
 def test_what_a_proxy_on_this_host_forwards_is_not_local(name: str) -> None:
     assert not is_local(scope(host="localhost", **{name: "127.0.0.1"}))
 
@@ -55,7 +58,17 @@ def test_a_local_client_may_use_any_name_of_loopback(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example:10077", "192.0.2.1", "", "[::1", "127.0.0.1:a", "::1"],
+    [
+        "evil.example",
+        "localhost.evil.example:10077",
+        "192.0.2.1",
+        "",
+        "[]",
+        "[]:10077",
+        "[::1",
+        "127.0.0.1:a",
+        "::1",
+    ],
 )
 def test_another_name_for_this_host_is_dns_rebinding(host: str) -> None:
     assert not is_local(scope(host=host))
@@ -68,6 +81,11 @@ def test_an_http_1_0_client_need_not_name_a_host() -> None:
 @given(st.text())
 def test_any_text_is_judged(text: str) -> None:
     assert is_loopback(text) in {True, False}
+
+
+@given(st.text("[]:.%01al", max_size=8))
+def test_any_host_is_judged(host: str) -> None:
+    assert is_local(scope(host=host)) in {True, False}
 
 
 @pytest.mark.parametrize(
