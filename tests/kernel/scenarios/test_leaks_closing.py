@@ -8,6 +8,7 @@ from lab import Namespace
 from lab.stage import reach
 from scene import Scene
 
+from sockwatch.observe.leaks import MANY
 from sockwatch.tcp.states import State
 
 pytestmark = pytest.mark.kernel
@@ -29,7 +30,7 @@ def test_what_is_written_to_nobody_and_closed_becomes_orphans(namespace: Namespa
     """I15, telemt#677: scanners that do not read leave tens of thousands of FIN_WAIT1."""
     with Scene(namespace, fin_wait1=30) as scene:
         silent_peers = []
-        for _ in range(12):
+        for _ in range(MANY):
             client, server = scene.pair(PORT)
             fill(server)
             server.close()
@@ -37,23 +38,23 @@ def test_what_is_written_to_nobody_and_closed_becomes_orphans(namespace: Namespa
         scene.watch()
         scene.census()
         kinds = scene.metrics().by("sockwatch_tcp_unowned_sockets", "kind")
-        assert kinds == {("orphan",): 12, ("half_open",): 0, ("not_accepted",): 0, ("mini",): 0}
+        assert kinds == {("orphan",): MANY, ("half_open",): 0, ("not_accepted",): 0, ("mini",): 0}
         sockets = scene.metrics().by("sockwatch_tcp_sockets", "state")
-        assert sockets["fin_wait1",] == 12
+        assert sockets["fin_wait1",] == MANY
         assert scene.stuck() == {}
         scene.watch(31)
-        expected = {("inbound", f"{PORT}", "fin_wait1", "unanswered"): 12}
+        expected = {("inbound", f"{PORT}", "fin_wait1", "unanswered"): MANY}
         assert scene.stuck() == scene.told() == expected
         assert {one["inode"] for one in scene.leaks()["sockets"]} == {0}
         assert scene.verdicts() == []  # it is the peer who has to act
-        assert len(silent_peers) == 12
+        assert len(silent_peers) == MANY
 
 
 def test_half_closed_connections_that_a_process_holds_are_told(namespace: Namespace) -> None:
     """I16, tinyproxy#600: FIN_WAIT2 at who closed first, CLOSE_WAIT at the other side."""
     with Scene(namespace, fin_wait2=120, close_wait=86_400) as scene:
         held = []
-        for _ in range(11):
+        for _ in range(MANY):
             client, server = scene.pair(PORT)
             server.shutdown(socket.SHUT_WR)
             reach(State.FIN_WAIT2, server)
@@ -61,11 +62,11 @@ def test_half_closed_connections_that_a_process_holds_are_told(namespace: Namesp
         scene.watch(119)
         assert scene.stuck() == {}
         scene.watch(2)
-        expected = {("inbound", f"{PORT}", "fin_wait2", "half_closed"): 11}
+        expected = {("inbound", f"{PORT}", "fin_wait2", "half_closed"): MANY}
         assert scene.stuck() == scene.told() == expected
         [leak] = scene.verdicts()
-        assert (leak["state"], leak["connections"]) == ("fin_wait2", 11)
-        assert len(held) == 11
+        assert (leak["state"], leak["connections"]) == ("fin_wait2", MANY)
+        assert len(held) == MANY
 
 
 def test_half_closed_connections_that_the_kernel_alone_holds_are_silent(
