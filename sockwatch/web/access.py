@@ -2,8 +2,9 @@
 
 A loopback address alone does not prove that. A reverse proxy forwards for others from it, and a
 foreign web page whose name resolves to 127.0.0.1 (DNS rebinding) makes a local browser ask from
-it; the first shows in forwarding headers, the second in `Host`. Behind a Unix socket there is no
-client address at all, and mostly a proxy: nobody is local there.
+it; the first shows in forwarding headers, the second in `Host`. nginx by default forwards without
+such a header and names us in `Host`, but in HTTP/1.0 (before 1.29.7), which no browser speaks.
+Behind a Unix socket there is no client address at all, and mostly a proxy: nobody is local there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sockwatch.web.responses import Header
 
 _FORWARDING: Final = (b"forwarded", b"via", b"x-forwarded-", b"x-real-ip")
 """What the names of a proxy's headers begin with; some set the protocol or the host only."""
+_OF_PROXIES: Final = "1.0"
 _OWN_BITS: Final = 64
 _HOST: Final = re.compile(r"(?:\[(?P<ipv6>[^]]*)]|(?P<name>[^:]*))(?::[0-9]*)?")
 
@@ -33,7 +35,7 @@ def may_see_details(scope: Mapping[str, Any]) -> bool:
 def is_local(scope: Mapping[str, Any]) -> bool:
     """Whether a request (its ASGI scope) comes from this host and was meant for it."""
     client = scope.get("client")
-    if client is None or not is_loopback(client[0]):
+    if client is None or not is_loopback(client[0]) or scope["http_version"] == _OF_PROXIES:
         return False
     headers: Iterable[Header] = scope["headers"]
     return all(_is_harmless(name, value.decode("latin-1")) for name, value in headers)

@@ -12,7 +12,8 @@ from sockwatch.web.access import AUTHENTICATED, is_local, is_loopback, may_see_d
 
 def scope(client: str | None = "127.0.0.1", **headers: str) -> Mapping[str, Any]:
     pairs = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
-    return {"client": None if client is None else (client, 40000), "headers": pairs}
+    address = None if client is None else (client, 40000)
+    return {"client": address, "http_version": "1.1", "headers": pairs}
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
@@ -74,8 +75,11 @@ def test_another_name_for_this_host_is_dns_rebinding(host: str) -> None:
     assert not is_local(scope(host=host))
 
 
-def test_an_http_1_0_client_need_not_name_a_host() -> None:
-    assert is_local(scope())
+def test_who_speaks_http_1_0_is_a_proxy() -> None:
+    """`proxy_pass http://127.0.0.1:10077;` is all that nginx needs, and adds no header."""
+    request = scope(host="127.0.0.1:10077", connection="close")
+    assert is_local(request)
+    assert not is_local({**request, "http_version": "1.0"})
 
 
 @given(st.text())
