@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from math import inf
+from pathlib import Path
 from typing import Final
 
 from sockwatch.config import AgesConfig, Config
 from sockwatch.kernel.cgroups import UnitResolver
-from sockwatch.kernel.sysctls import read_integer
+from sockwatch.kernel.sysctls import PROC_SYS, read_integer
 from sockwatch.observe.ages import AgePass, Generation
 from sockwatch.observe.destinations import destinations, unanswered
 from sockwatch.observe.listeners import ListenerMemory
@@ -30,6 +31,8 @@ from sockwatch.tcp.timers import TimerLaws
 
 _GAP_INTERVALS: Final = 3
 """Intervals without a good pass after which a newcomer's age is only a lower bound."""
+_LINEAR_SYN_TIMEOUTS: Final = 4
+"""Of `tcp_syn_linear_timeouts` what the kernel begins with, since 6.5 has it."""
 
 
 class Host:
@@ -145,12 +148,24 @@ def age_limits(ages: AgesConfig) -> Mapping[State, float]:
     }
 
 
-def timer_laws() -> TimerLaws:
+def timer_laws(root: Path = PROC_SYS) -> TimerLaws:
     """What this host's sysctls make of the kernel's timers."""
     usual = TimerLaws()
-    longest = read_integer("net.ipv4.tcp_rto_max_ms")
+    longest = read_integer("net.ipv4.tcp_rto_max_ms", root)
     return TimerLaws(
-        linear_syn_timeouts=read_integer("net.ipv4.tcp_syn_linear_timeouts") or 0,
-        fin_timeout=float(read_integer("net.ipv4.tcp_fin_timeout") or usual.fin_timeout),
+        linear_syn_timeouts=_linear_syn_timeouts(root),
+        fin_timeout=float(read_integer("net.ipv4.tcp_fin_timeout", root) or usual.fin_timeout),
         longest_timeout=longest / 1000 if longest else usual.longest_timeout,
     )
+
+
+def _linear_syn_timeouts(root: Path) -> int:
+    """None on a kernel without them; the usual where a sandbox hides what this kernel has.
+
+    With too many of them an age is too low, with too few it is many times too high.
+    """
+    known = read_integer("net.ipv4.tcp_syn_linear_timeouts", root)
+    if known is not None:
+        return known
+    is_hidden = read_integer("net.ipv4.tcp_syn_retries", root) is None
+    return _LINEAR_SYN_TIMEOUTS if is_hidden else 0

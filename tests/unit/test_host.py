@@ -9,8 +9,9 @@ from readings import connected, listening, reading
 from sockwatch.kernel.cgroups import REFRESH_AFTER, UnitResolver
 from sockwatch.observe.snapshot import ServiceKey
 from sockwatch.poll import host as host_module
-from sockwatch.poll.host import Host
+from sockwatch.poll.host import Host, timer_laws
 from sockwatch.tcp.states import Direction, Family, State
+from sockwatch.tcp.timers import TimerLaws
 
 NOW = 100.0
 ESTABLISHED = (Family.INET, State.ESTABLISHED)
@@ -88,3 +89,26 @@ def test_units_are_named_and_new_ones_looked_for_as_time_goes_by(mount: Path) ->
         for now in (NOW + 1, NOW + REFRESH_AFTER)
     ]
     assert units == ["", "late.service"]
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "laws"),
+    [
+        ({"tcp_syn_retries": "6", "tcp_syn_linear_timeouts": "2"}, TimerLaws(2)),
+        ({"tcp_syn_retries": "6", "tcp_syn_linear_timeouts": "0"}, TimerLaws(0)),
+        ({"tcp_syn_retries": "6"}, TimerLaws(0)),
+        ({}, TimerLaws(4)),
+        ({"tcp_syn_retries": "6", "tcp_fin_timeout": "30"}, TimerLaws(0, 30.0)),
+        ({"tcp_syn_retries": "6", "tcp_rto_max_ms": "5000"}, TimerLaws(0, 60.0, 5.0)),
+    ],
+    ids=["6.5, set", "6.5, none", "before 6.5", "hidden", "fin_timeout", "rto_max"],
+)
+def test_what_sysctls_make_of_timers(
+    sysctls: dict[str, str], laws: TimerLaws, tmp_path: Path
+) -> None:
+    """Where all are hidden nobody knows the kernel: an age may be too low, but not too high."""
+    folder = tmp_path / "net/ipv4"
+    folder.mkdir(parents=True)
+    for name, value in sysctls.items():
+        (folder / name).write_text(f"{value}\n")
+    assert timer_laws(tmp_path) == laws
