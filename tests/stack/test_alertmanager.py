@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import pytest
 import yaml
-from alerting.rules import ALERTS, Rule, label
+from alerting.rules import ALERTS, Rule, label, seconds
 from alerting.servers import Alertmanager, get
 from guards import need_command
 
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.stack
 
 CONFIG: Final = Path(__file__).parents[2] / "deploy" / "alertmanager" / "alertmanager.yml"
 RECEIVERS: Final = {"critical": "pager", "warning": "tickets", "info": "tickets"}
+RETENTION: Final = 120 * 3600
+"""Seconds for which Alertmanager remembers notifications by default, its --data.retention."""
 WITHIN: Final = 20.0
 """Seconds that Alertmanager may take to think about alerts that it got."""
 
@@ -37,6 +39,12 @@ def amtool(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_amtool_accepts_the_configuration() -> None:
     done = amtool("check-config", str(CONFIG))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_alertmanager_remembers_for_long_enough_what_it_need_not_repeat() -> None:
+    route = yaml.safe_load(CONFIG.read_text())["route"]
+    intervals = [one["repeat_interval"] for one in (route, *route["routes"])]
+    assert max(map(seconds, intervals)) < RETENTION
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=label)
@@ -145,6 +153,15 @@ CASES: Final[dict[str, tuple[list[Labels], list[Labels]]]] = {
             alert("AcceptQueueNearLimit", **QUEUE),
             alert("CloseWaitLeak", **LEAK),
         ],
+    ),
+    "a proxy has a side to its clients and one to its servers": (
+        [
+            alert("CloseWaitLeak", PAGE, **{**LEAK, "direction": "outbound"}),
+            alert("ConnectionsNotAccepted", direction="inbound", **APP),
+            alert("AcceptQueueNearLimit", **QUEUE),
+            alert("CloseWaitLevel", **LEAK),
+        ],
+        [alert("CloseWaitLevel", **{**LEAK, "direction": "outbound"})],
     ),
     "critical speaks for the same destination": (
         [
