@@ -218,6 +218,11 @@ def test_drops_of_which_a_part_is_unknown_are_unknown() -> None:
     assert group.drops is None
 
 
+def test_a_listener_begins_with_nothing() -> None:
+    (only,) = seen(listening(80)._replace(cookie=1, drops=0))
+    assert (only.peak, only.half_open, only.half_open_resent, only.drops) == (0, 0, 0, 0)
+
+
 def test_a_source_without_queues_knows_no_peak_and_nothing_sent_again() -> None:
     (only,) = seen(listening(80, queue=None, limit=None))
     assert (only.peak, only.half_open, only.half_open_resent, only.drops) == (None, 0, None, None)

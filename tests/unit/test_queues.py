@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from snapshots import listener
 
 from sockwatch.observe import queues
-from sockwatch.observe.queues import (
-    DROPS_MODULUS,
-    PEAK_SECONDS,
-    Drops,
-    Name,
-    Peaks,
-    QueueMemory,
-    name_of,
-)
+from sockwatch.observe.queues import PEAK_SECONDS, Drops, Name, Peaks, QueueMemory, name_of
 from sockwatch.observe.snapshot import Listener
 from sockwatch.tcp.records import Endpoint
 from sockwatch.tcp.states import Family
@@ -176,9 +168,9 @@ def test_drops_of_a_group_are_added_up_while_workers_come_and_go() -> None:
 
 def test_a_counter_of_32_bits_that_wraps_goes_on() -> None:
     watch = Watch()
-    steps = [DROPS_MODULUS - 5, DROPS_MODULUS - 1, 0, 3]
+    first = 0xFFFF_FFFB
+    steps = [first, 0xFFFF_FFFF, 0, 3]
     found = [watch.drops(dropping(80, {1: step}))[0] for step in steps]
-    first = DROPS_MODULUS - 5
     assert found == [first, first + 4, first + 4, first + 8]
 
 
@@ -309,6 +301,14 @@ def test_what_was_sent_again_may_not_be_known() -> None:
     assert (one.half_open, one.half_open_resent) == (3, None)
 
 
+@pytest.mark.parametrize(("resent", "expected"), [(NOBODY, 0), (None, None)])
+def test_where_nobody_is_half_open_others_remembered_of_it_do_not_matter(
+    resent: Mapping[Endpoint, int] | None, expected: int | None
+) -> None:
+    [one] = Watch().see(listener(80, queue=5), resent=resent)
+    assert (one.peak, one.half_open, one.half_open_resent) == (5, 0, expected)
+
+
 # All together
 
 
@@ -329,6 +329,13 @@ def test_listeners_keep_their_places_whatever_comes_and_goes() -> None:
         (80, 0, 0),
         (443, 5, 0),
     ]
+
+
+def test_what_is_remembered_follows_to_another_place_among_as_many() -> None:
+    watch = Watch()
+    watch.see(listener(80), listener(443, queue=5))
+    found = watch.see(listener(443), listener(8443))
+    assert [(one.port, one.peak) for one in found] == [(443, 5), (8443, 0)]
 
 
 LISTENERS: Final = st.lists(
