@@ -91,9 +91,13 @@ def _parser_of(name: str) -> Callable[[str], Any]:
 def _url(text: str) -> str:
     from urllib.parse import urlsplit
 
+    from sockwatch.config.addresses import is_host
+
     try:
         parts = urlsplit(text)
-        whole = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        host = (parts.hostname or "").removesuffix(".")
+        named = host and (is_host(None, host) if ":" in host else is_host(host, None))
+        whole = parts.scheme in {"http", "https"} and named and parts.port != 0
         more = "@" in parts.netloc or parts.path.strip("/") or parts.query or parts.fragment
         right = bool(whole and not more)
     except ValueError:  # an unclosed bracket, or no number for a port
