@@ -59,6 +59,8 @@ RUNBOOK_BASE = "https://sockwatch.example/runbooks/"
 NO_VALUE_TO_TELL = {"Down", "Absent", "SourceFallback", "ConfigReloadFailed"}
 IDENTITY = {"instance", "port", "unit", "address", "destination", "netns"}
 """Labels that say which thing an alert is about."""
+QUOTED_UNIT = """{{- with $labels.unit }} --unit '{{ reReplaceAll "'" "'\\\\''" . }}'{{ end }}"""
+"""As a shell may read it. Who owns a cgroup can give it a name with quotes."""
 LEVELS = {
     "job": {"job"},
     "instance": {"job", "instance"},
@@ -103,6 +105,12 @@ def test_each_alert_says_what_is_wrong_where_and_what_to_do(alert: Rule) -> None
     assert re.search(r"\brun: \S", notes["description"])
     assert "sockwatch" in notes["description"].rpartition("run: ")[2]
     assert notes["runbook_url"] == RUNBOOK_BASE + alert["alert"]
+
+
+@each_alert
+def test_commands_quote_units_as_their_names_may_be_anything(alert: Rule) -> None:
+    command = alert["annotations"]["description"].rpartition("run: ")[2]
+    assert "unit" not in command.replace(QUOTED_UNIT, "")
 
 
 @each_alert
