@@ -23,6 +23,8 @@ REFRESH: Final = 30.0
 """Seconds for which limits and the number of hidden sockets are kept."""
 LATELY: Final = 60.0
 """Seconds from which on what has been counted is not lately any more."""
+_APART: Final = 1.0
+"""Seconds between looks that are remembered, at least: there may be a thousand a second."""
 
 
 class FigureReader:
@@ -58,10 +60,11 @@ class FigureReader:
         return replace(known, lately=self._lately(now, known.counters))
 
     def _lately(self, now: float, counters: Mapping[str, int]) -> Lately | None:
-        """Since the oldest look that is no older than `LATELY`, or else since the last one."""
+        """Since the oldest look remembered that is no older than `LATELY`, or else the last one."""
         before = self._before
         while len(before) > 1 and before[0][0] < now - LATELY:
             before.popleft()
         found = lately(now - before[0][0], before[0][1], counters) if before else None
-        before.append((now, counters))
+        if not before or now - before[-1][0] >= _APART:
+            before.append((now, counters))
         return found

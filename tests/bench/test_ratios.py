@@ -33,7 +33,9 @@ SOCKETS = 20_000
 MARGIN = 1.6
 """For a machine that does other things meanwhile, and for what a pass costs whatever it reads."""
 FOLLOWED_AT_MOST = 1_000
-PASSES = 400
+PASSES = 2_000
+GROWTH_PER_PASS = 100
+"""Bytes, as there is a page more or less at times: 1 MB in 10,000 passes."""
 GROWTH_BYTES = 1_000_000
 
 
@@ -86,8 +88,8 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize()
 
 
-def passes_leave_behind(passes: int) -> int:
-    """Bytes that the second half of so many passes adds to this process."""
+def passes_leave_behind(passes: int) -> float:
+    """Bytes that each of the second half of so many passes adds to this process."""
     poller = Poller(Config())
     kinds = [PassKind.CENSUS, *[PassKind.WATCH] * 14]
     halves = []
@@ -97,13 +99,14 @@ def passes_leave_behind(passes: int) -> int:
             poller.snapshot()
         gc.collect()
         halves.append(resident_bytes())
-    return halves[1] - halves[0]
+    return (halves[1] - halves[0]) / (passes // 2)
 
 
 def test_memory_does_not_grow_with_the_number_of_passes() -> None:
+    """Measured: 12 to 30 bytes per pass."""
     with Namespace(sysctls=SETTINGS) as namespace:
         populate(namespace, MIXED, 2_000)
-        assert namespace.call(passes_leave_behind, PASSES, timeout=100) < GROWTH_BYTES
+        assert namespace.call(passes_leave_behind, PASSES, timeout=100) < GROWTH_PER_PASS
 
 
 def following_takes(at_most: int) -> int:

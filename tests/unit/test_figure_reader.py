@@ -101,6 +101,19 @@ def test_what_was_counted_lately_is_of_the_last_minute(kernel: Kernel) -> None:
     assert len(reader._before) <= LATELY + 1
 
 
+def test_memory_does_not_follow_the_number_of_passes(kernel: Kernel) -> None:
+    reader = kernel.reader()
+    for number in range(1_200):
+        kernel.count(number)
+        reader.take(BOOT + number / 10)
+    assert len(reader._before) <= LATELY + 1
+    kernel.count(1_200)
+    lately = reader.take(BOOT + 120).lately
+    assert lately is not None
+    assert lately.seconds == pytest.approx(LATELY, abs=1)
+    assert lately.counters["active_opens"] == pytest.approx(10 * lately.seconds)
+
+
 def test_between_passes_that_are_rare_lately_is_since_the_last_one(kernel: Kernel) -> None:
     reader = kernel.reader()
     reader.take(BOOT)
