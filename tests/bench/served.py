@@ -21,6 +21,10 @@ from sockwatch.export.formats import Format
 from sockwatch.observe.snapshot import Snapshot
 
 FLAGS: Final = ("--cpu.budget=0", "--watch.interval=1s")
+ASKED: Final = 500
+"""Requests per second under load."""
+CLIENTS: Final = 32
+"""Connections that these come on."""
 SETTLE: Final = 12.0
 """Seconds for the daemon to see a population, and to have rendered it."""
 
@@ -103,7 +107,7 @@ class Load(NamedTuple):
 
 
 def load(sockets: int, mixture: Mixture, seconds: float = 10.0) -> Load:
-    """Scrape with 32 connections, 500 times a second, and compare the cost of passes."""
+    """Scrape on `CLIENTS` connections, `ASKED` times a second, and compare the cost of passes."""
     with (
         Namespace(sysctls=SETTINGS) as namespace,
         running(*FLAGS, "--census.interval=1h", namespace=namespace) as daemon,
@@ -129,8 +133,8 @@ def _pass_cost(daemon: Daemon, meanwhile: Callable[[], object]) -> float:
 
 
 def _storm(namespace: Namespace, daemon: Daemon, seconds: float) -> int:
-    connections = [connect(namespace, daemon) for _ in range(32)]
-    pause = len(connections) / 500
+    connections = [connect(namespace, daemon) for _ in range(CLIENTS)]
+    pause = len(connections) / ASKED
 
     def drive(connection: http.client.HTTPConnection) -> int:
         number, began = 0, time.monotonic()

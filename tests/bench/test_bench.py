@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import bench
 import pytest
-from bench import JUDGED_FROM, LIMITS, Limit, missed
+from bench import JUDGED_FROM, LIMITS, Limit, look_at_daemon, missed
+from served import Latency, Load, Memory
 from table import Line
 
 
@@ -43,3 +44,45 @@ def test_the_benchmark_fails_when_anything_is_missed(
     failed = share > 1 or bool(problems)
     assert bench.main() == failed
     assert ("every bound is met" in capsys.readouterr().out) is not failed
+
+
+def daemon_measures(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    rendering: float = 0.020,
+    median: float = 0.002,
+    p99: float = 0.050,
+    growth: float = 10e6,
+    rate: float = 500.0,
+    loaded: float = 1.1,
+) -> None:
+    """Have the daemon take just what it may, or more of one thing."""
+    memory, latency = Memory("any", 1, 0, int(growth)), Latency(100, median, p99)
+    monkeypatch.setattr(bench, "rendering", lambda _: {"new": rendering})
+    monkeypatch.setattr(bench, "under", lambda *_: (memory, latency))
+    monkeypatch.setattr(bench, "load", lambda *_: Load(5_000, rate, 1.0, loaded))
+
+
+def test_a_daemon_within_all_bounds_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon_measures(monkeypatch)
+    assert look_at_daemon([100_000]) == []
+
+
+@pytest.mark.parametrize(
+    ("over", "told"),
+    [
+        ({"rendering": 0.021}, "rendering 2,000 series, new: 21.0 ms"),
+        ({"median": 0.003}, "scrape, median: 3.0 ms"),
+        ({"p99": 0.051}, "scrape, 99th percentile: 51.0 ms"),
+        ({"growth": 11e6}, "RSS above idle: 11.0 MB"),
+        ({"growth": 81e6}, "200,000 stuck: RSS above idle: 81.0 MB"),
+        ({"rate": 450.0}, "450 requests per second on 32 connections, 500 were asked for"),
+        ({"loaded": 1.2}, "CPU of a watch pass meanwhile, as a multiple: 1.2 x"),
+    ],
+    ids=str,
+)
+def test_what_the_daemon_misses_is_told(
+    over: dict[str, float], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon_measures(monkeypatch, **over)
+    assert any(told in problem for problem in look_at_daemon([100_000]))
