@@ -309,6 +309,23 @@ def test_who_never_answers_is_not_waited_for_long(
     assert "(timed out)" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("limit", "value", "said"),
+    [("LARGEST", 9_998, "(the answer is too large)"), ("DEADLINE", 0.0, "(timed out)")],
+)
+def test_an_answer_is_bounded_in_size_and_time(
+    limit: str,
+    value: float,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(client, limit, value)
+    with answering(http("200 OK", "x" * 9_999)) as where:
+        assert main(["leaks", f"--url=http://{where}"]) == 1
+    assert said in capsys.readouterr().err
+
+
 # A daemon that is protected
 
 

@@ -94,13 +94,16 @@ def test_a_thousand_silent_connections_do_not_lock_out_a_scrape() -> None:
         assert slowest < 1.0
 
 
-def test_who_has_most_connections_makes_room_first() -> None:
+@pytest.mark.parametrize("said", [b"", GET[:5]], ids=["silent", "slow"])
+def test_who_has_most_connections_makes_room_first(said: bytes) -> None:
     with serving(limits=Limits(connections=4)) as served, contextlib.ExitStack() as opened:
         elsewhere = opened.enter_context(served.connect(source="127.0.0.2"))
+        elsewhere.sendall(said)
+        assert eventually(lambda: heard(served) == bool(said))
         for _ in range(10):
-            opened.enter_context(served.connect())
+            opened.enter_context(served.connect()).sendall(said)
         assert eventually(lambda: served.rejected() == {Rejected.CONNECTIONS: 7})
-        elsewhere.sendall(GET)
+        elsewhere.sendall(GET.removeprefix(said))
         assert status_of(one_reply(elsewhere)) == 200
 
 
