@@ -22,7 +22,7 @@ from sockwatch.observe.snapshot import Destinations, NamespaceView, Stuck
 from sockwatch.observe.stuck import Ages, StuckTally
 from sockwatch.observe.stuck_view import stuck_view
 from sockwatch.observe.view import view
-from sockwatch.poll.figures import FigureReader
+from sockwatch.poll.figures import REFRESH, FigureReader
 from sockwatch.poll.owners import OwnerWatch
 from sockwatch.poll.state_file import Remembered
 from sockwatch.tcp.records import Counts, Reading, Row
@@ -47,7 +47,8 @@ class Host:
         self._peaks = Peaks()
         self._figures = FigureReader()
         self._owners = OwnerWatch()
-        self._laws = timer_laws()
+        self._laws = TimerLaws()
+        self._laws_due = -inf
         self._remembered = remembered
         self._bulk: Counts | None = None
         self._destinations: Destinations | None = None
@@ -66,6 +67,8 @@ class Host:
             config: limits of ages and of their number.
         """
         self._owners.switch(on=config.owners.processes)
+        if now >= self._laws_due:  # an administrator may change them
+            self._laws, self._laws_due = timer_laws(), now + REFRESH
         generation, taken = self._remembered or (Generation(), -inf)
         resumed = now - taken > _GAP_INTERVALS * interval
         age_pass = AgePass(generation, now, config.tracking.limit, resumed)
@@ -96,7 +99,7 @@ class Host:
             self._remembered = Remembered(ages.generation, now)
             found = stuck_view(ages, result, unit_of)
             stuck = self._owners.named(found, now, _inodes(reading.listeners))
-        figures = self._figures.take(now)
+        figures = self._figures.take(now, census=reading.bulk is not None)
         if reading.bulk is not None:
             ports = figures.ephemeral_ports
             self._destinations = destinations(reading.watched, reading.bulk, ports)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from readings import connected, listening, reading
 
+from sockwatch.config import Config
 from sockwatch.kernel.cgroups import REFRESH_AFTER, UnitResolver
 from sockwatch.observe.snapshot import ServiceKey
 from sockwatch.poll import host as host_module
+from sockwatch.poll.figures import REFRESH
 from sockwatch.poll.host import Host, timer_laws
 from sockwatch.tcp.states import Direction, Family, State
 from sockwatch.tcp.timers import TimerLaws
@@ -112,3 +114,14 @@ def test_what_sysctls_make_of_timers(
     for name, value in sysctls.items():
         (folder / name).write_text(f"{value}\n")
     assert timer_laws(tmp_path) == laws
+
+
+def test_sysctls_may_change_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = TimerLaws(fin_timeout=60.0), TimerLaws(fin_timeout=30.0)
+    laws = before
+    monkeypatch.setattr(host_module, "timer_laws", lambda: laws)
+    host = Host()
+    assert host.follower(NOW, 1.0, Config()).laws == before
+    laws = after
+    assert host.follower(NOW + REFRESH - 1, 1.0, Config()).laws == before
+    assert host.follower(NOW + REFRESH, 1.0, Config()).laws == after
