@@ -49,12 +49,17 @@ class FigureReader:
         self._due = 0.0
         self._before: deque[tuple[float, Mapping[str, int]]] = deque()
 
-    def take(self, now: float) -> Figures:
-        """All that is known at monotonic time `now` (seconds); what cannot be read is absent."""
+    def take(self, now: float, *, census: bool = False) -> Figures:
+        """All that is known at monotonic time `now` (seconds); what cannot be read is absent.
+
+        A census counts ports by the range of its moment, so its limits are of that moment, too.
+        """
         groups = self._counters.read()
         if self._kept is None or now >= self._due:
             hidden = hidden_sockets(groups, self._read_hashed())
             self._kept, self._due = (self._read_limits(), hidden), now + REFRESH
+        elif census:
+            self._kept = (self._read_limits(), self._kept[1])
         limits, hidden = self._kept
         known = figures(groups, limits, host_figures(groups, limits, hidden))
         return replace(known, lately=self._lately(now, known.counters))

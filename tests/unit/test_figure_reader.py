@@ -60,6 +60,17 @@ def test_counters_are_read_with_every_pass_and_limits_from_time_to_time(kernel: 
     assert kernel.looks == 2
 
 
+def test_a_census_has_the_limits_of_its_moment(kernel: Kernel) -> None:
+    reader = kernel.reader()
+    reader.take(BOOT)
+    kernel.count(1, alloc=5000)
+    kernel.somaxconn = 4096
+    found = reader.take(BOOT + 1, census=True)
+    assert found.somaxconn == 4096
+    assert found.host is not None
+    assert found.host.hidden == 5  # dear to find out, and of another moment
+
+
 def test_hidden_sockets_are_of_one_moment(kernel: Kernel) -> None:
     """Not of sockets allocated now and sockets in tables half a minute ago."""
     reader = kernel.reader()

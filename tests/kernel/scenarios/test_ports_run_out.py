@@ -121,6 +121,20 @@ def test_below_half_of_the_ports_nothing_is_found(narrow: Namespace) -> None:
         assert [*scene.findings()] == ["ephemeral_ports"]
 
 
+def test_a_wider_range_counts_from_the_next_census_on(narrow: Namespace) -> None:
+    """More in use than there are would be nonsense just when somebody looks whether it helps."""
+    with Scene(narrow) as scene:
+        for _ in range(PORTS):
+            scene.pair(FIRST)
+        assert headroom(scene) == 0
+        narrow.set_sysctls({"net.ipv4.ip_local_port_range": "40000 40299"})
+        for _ in range(10):
+            scene.pair(FIRST)
+        scene.time.move(1)
+        assert headroom(scene) == 2 * PORTS - 10
+        assert scene.findings() == {}
+
+
 def test_reserved_ports_are_no_room_and_chosen_ports_take_none(narrow: Namespace) -> None:
     narrow.set_sysctls({"net.ipv4.ip_local_reserved_ports": "40010-40019,40050"})
     with Scene(narrow) as scene:
