@@ -12,7 +12,6 @@ Most of a flood goes again, or never says a word: nothing is made for either, se
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import ssl
@@ -47,9 +46,8 @@ made room for them."""
 LOOKS_AT_ONCE: Final = 128
 """The same, with those that had gone again: these cost a tenth."""
 RETRY_ACCEPT: Final = 1.0
-"""Seconds to wait when the process or the host has run out of what a connection needs."""
+"""Seconds to wait when a connection cannot be accepted."""
 
-_EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -158,8 +156,8 @@ class Server:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
+                # Out of descriptors or memory, forbidden, or `ss -K` has ended the listener: what
+                # stays in the way would keep the event loop busy.
                 self._accept_later(listener, error)
                 return
             admitted += self._take(accepted, site_of(address[0] if address else ""))

@@ -108,6 +108,17 @@ def test_a_unix_socket_serves_metrics_but_no_details(tmp_path: Path) -> None:
                 assert status_of(one_reply(client)) == status
 
 
+def test_a_listener_that_is_ended_does_not_keep_it_busy(caplog: pytest.LogCaptureFixture) -> None:
+    """As `ss -K` ends it: it is always ready, and nothing can be accepted."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    with serving(listener=listener):
+        listener.shutdown(socket.SHUT_RDWR)
+        assert eventually(lambda: bool(caplog.records))
+        time.sleep(0.2)
+    [record] = caplog.records
+    assert record.getMessage() == "cannot accept HTTP connections for a moment: Invalid argument"
+
+
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
