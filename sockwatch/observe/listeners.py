@@ -115,6 +115,7 @@ def _listener(endpoint: _Endpoint, rows: Sequence[Row], lent: tuple[int, ...]) -
         sockets=len(rows),
         queue=_total([row.receive_queue for row in rows]),
         limit=_total([row.send_queue for row in rows]),
+        full=sum(map(_is_full, rows)),
         peak=None if any(row.receive_queue is None for row in rows) else 0,
         half_open=0,
         half_open_resent=None if any(row.receive_queue is None for row in rows) else 0,
@@ -123,6 +124,11 @@ def _listener(endpoint: _Endpoint, rows: Sequence[Row], lent: tuple[int, ...]) -
         inodes=tuple(row.inode for row in rows if row.inode),
         lent=lent,
     )
+
+
+def _is_full(row: Row) -> bool:
+    """With a backlog of zero there is room for one."""
+    return bool(row.receive_queue) and (row.receive_queue or 0) >= (row.send_queue or 0)
 
 
 def _total(values: list[int | None]) -> int | None:

@@ -52,6 +52,8 @@ class Listener:
     """Connections waiting for accept(); may exceed the limit by one per socket."""
     limit: int | None
     """min(backlog, somaxconn), summed over the sockets."""
+    full: int = 0
+    """Sockets whose own queue is at its limit; room in that of another is no help to a client."""
     peak: int | None = 0
     """The highest `queue` of the last minute."""
     half_open: int | None = 0

@@ -221,6 +221,7 @@ def look_once(config: Config, sleep: Callable[[float], None] = time.sleep) -> Sn
 
 def _has_full_queue(view: NamespaceView) -> bool:
     return any(
-        one.limit is not None and max(one.queue or 0, one.half_open or 0) >= max(one.limit, 1)
+        one.full
+        or (one.limit is not None and max(one.queue or 0, one.half_open or 0) >= max(one.limit, 1))
         for one in view.listeners
     )

@@ -110,6 +110,12 @@ def test_an_unknown_queue_stays_unknown(queue: int | None, limit: int | None) ->
     assert (only.queue, only.limit) == (queue, limit)
 
 
+def test_of_a_group_those_are_full_whose_own_queue_is() -> None:
+    queues = ((8, 8), (9, 8), (7, 8), (0, 8), (1, 0), (0, 0), (None, None))
+    (group,) = seen(*(listening(80, queue=queue, limit=limit) for queue, limit in queues))
+    assert (group.sockets, group.full) == (7, 3)
+
+
 def test_a_sum_of_which_a_part_is_unknown_is_unknown() -> None:
     (group,) = seen(listening(80, queue=2, limit=128), listening(80, queue=None, limit=None))
     assert (group.sockets, group.queue, group.limit) == (2, None, None)

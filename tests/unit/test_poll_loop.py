@@ -189,12 +189,15 @@ def door(queue: int, limit: int) -> Row:
 
 
 @pytest.mark.usefixtures("only_candidates")
-@pytest.mark.parametrize(("queue", "looks"), [(7, 1), (8, 2), (9, 2)])
+@pytest.mark.parametrize(
+    ("queues", "looks"), [((7,), 1), ((8,), 2), ((9,), 2), ((0, 9), 2), ((7, 7), 1)], ids=str
+)
 def test_a_full_queue_is_looked_at_again_after_a_second(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, queue: int, looks: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, queues: tuple[int, ...], looks: int
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(bench.netlink, "listeners", lambda: (door(queue, 8),))
+    doors = tuple(door(queue, 8) for queue in queues)
+    monkeypatch.setattr(bench.netlink, "listeners", lambda: doors)
     (seen,) = look_once(Config(), slept.append).namespaces
     assert slept == [SECOND_LOOK] * (looks - 1)
     assert bench.netlink.asked == Counter({"probe": 1, "census": 1, "watch": looks - 1})

@@ -132,6 +132,17 @@ def test_a_full_accept_queue_names_its_listener() -> None:
     assert finding.service == ServiceKey(Direction.INBOUND, "8080", "app.service")
 
 
+def test_one_full_queue_of_a_group_is_found_whatever_room_the_others_have() -> None:
+    group = replace(listener(8080, "app.service", sockets=4, queue=9, limit=32), full=1, drops=5)
+    [finding] = found_in(snapshot(group))
+    assert finding.message == (
+        "accept queue of 1 in 4 sockets full, 9 of 32: 0.0.0.0:8080, app.service"
+    )
+    assert "a part of app.service does not accept" in finding.meaning
+    assert finding.meaning.endswith("So far it has dropped 5 packets.")
+    assert (finding.kind, finding.count, finding.limit) == (Kind.ACCEPT_QUEUE, 9, 32)
+
+
 def test_an_accept_queue_that_was_full_a_moment_ago_is_found() -> None:
     """The peak of a minute is there only where somebody has watched."""
     burst = replace(listener(8080, queue=0, limit=8), peak=9, drops=1_234)

@@ -39,7 +39,7 @@ def about_queues(view: NamespaceView) -> Iterator[Finding]:
 def _accept_queue(listener: Listener, limit: int, figures: Figures | None) -> Finding | None:
     queue, peak = listener.queue or 0, max(listener.queue or 0, listener.peak or 0)
     if peak < max(limit, 1):
-        return None
+        return _one_of_a_group(listener, queue, figures) if listener.full else None
     is_full = queue >= limit
     return _of_listener(
         Kind.ACCEPT_QUEUE,
@@ -48,6 +48,19 @@ def _accept_queue(listener: Listener, limit: int, figures: Figures | None) -> Fi
         "accept queue full" if is_full else "accept queue was full within the last minute",
         f"Clients connect faster than {owner(listener.unit)} accepts them. Beyond the limit the"
         f" kernel drops them.{_accepted(figures)}{_dropped(listener)}",
+    )
+
+
+def _one_of_a_group(listener: Listener, queue: int, figures: Figures | None) -> Finding:
+    """The queues of a group with SO_REUSEPORT fill one by one."""
+    return _of_listener(
+        Kind.ACCEPT_QUEUE,
+        listener,
+        queue,
+        f"accept queue of {listener.full:,} in {listener.sockets:,} sockets full",
+        "The kernel chooses a socket for each client and drops it if that one is full, whatever"
+        f" room others have: a part of {owner(listener.unit)} does not accept."
+        f"{_accepted(figures)}{_dropped(listener)}",
     )
 
 

@@ -4,7 +4,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final, NamedTuple
 
 import pytest
@@ -212,6 +212,29 @@ def test_workers_that_share_a_port_are_one_listener(namespace: Namespace) -> Non
         eventually(lambda: agree(namespace, scene), "a moment in which nobody tries again")
         assert by_sockwatch(scene)[str(SLOW)].limit == 6
         assert scene.findings()["accept_queue"].count == full
+
+
+def test_one_worker_of_a_group_that_sleeps_is_found_while_the_others_accept(
+    namespace: Namespace,
+) -> None:
+    with ExitStack() as held, Scene(namespace) as scene:
+        _, *awake = [held.enter_context(listen(namespace, SLOW, 8, shared=True)) for _ in range(4)]
+
+        def taken() -> bool:
+            """What the others have is accepted again and again; new clients fill the one's."""
+            held.enter_context(clients(namespace, SLOW, 10))
+            for worker in awake:
+                worker.settimeout(0)
+                with suppress(BlockingIOError):
+                    while True:
+                        worker.accept()[0].close()
+            return by_ss(namespace)[str(SLOW)].queue == 9
+
+        eventually(taken, "nine wait for the one that sleeps")
+        eventually(lambda: agree(namespace, scene), "a moment in which nobody tries again")
+        assert by_sockwatch(scene)[str(SLOW)].limit == 32
+        found = scene.findings()["accept_queue"]
+        assert found.message == f"accept queue of 1 in 4 sockets full, 9 of 32: {HERE}:{SLOW}"
 
 
 # SYN queues
