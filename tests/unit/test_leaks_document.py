@@ -17,7 +17,7 @@ from sockwatch import __version__
 from sockwatch.export.document import Host
 from sockwatch.export.leaks import document as module
 from sockwatch.export.leaks.answer import Answer, Look
-from sockwatch.export.leaks.answering import answer
+from sockwatch.export.leaks.answering import UNCOUNTED, answer
 from sockwatch.export.leaks.document import leaks_document
 from sockwatch.export.leaks.reading import NotAnAnswer, read_answer
 from sockwatch.export.leaks.text import leaks_text
@@ -135,7 +135,16 @@ def test_hidden_sockets_are_those_of_the_host() -> None:
     own = replace(seen(stuck()), figures=FIGURES)
     taken = of_namespaces(own, seen(stuck(), netns="blue"))
     assert FIGURES.host is not None
-    assert leaks_document(answer(taken, Filter(), HOST))["hidden"] == FIGURES.host.hidden
+    told = answer(taken, Filter(), HOST)
+    assert (told.hidden, told.missing) == (FIGURES.host.hidden, ())
+
+
+def test_that_hidden_sockets_are_not_counted_is_told() -> None:
+    """Else a host on which only they leak would seem to be fine."""
+    assert FIGURES.host is not None
+    blind = replace(FIGURES, host=replace(FIGURES.host, hidden=None))
+    told = answer(of_namespaces(replace(seen(stuck()), figures=blind)), Filter(), HOST)
+    assert (told.hidden, told.missing) == (None, (UNCOUNTED,))
 
 
 def keys_in(value: object) -> set[str]:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from sockwatch.export.host import Host
 from sockwatch.export.leaks.answer import Answer, Look
 from sockwatch.observe.leaks import Filter
 from sockwatch.observe.search import find_leaks
 from sockwatch.observe.snapshot import PassKind, Snapshot
+
+UNCOUNTED: Final = (
+    "sockets that are dead and not closed, hence in no table, are not counted: that takes sight of "
+    "every process of the host; see the drop-in 10-processes.conf"
+)
 
 
 def answer(snapshot: Snapshot, wanted: Filter, host: Host, look: Look | None = None) -> Answer:
@@ -38,3 +44,6 @@ def _missing(snapshot: Snapshot, wanted: Filter, look: Look | None) -> Iterator[
             yield f"ages are not known from {snapshot.source.name}: {snapshot.source.reason}"
         elif view.stuck.unnamed is not None:
             yield view.stuck.unnamed
+        host = view.figures.host if view.figures is not None else None
+        if host is not None and host.hidden is None:
+            yield UNCOUNTED
