@@ -63,8 +63,11 @@ CLOSE_WAIT: Final = Mixture("close_wait", listeners=512, close_wait=100)
 
 
 def populate(namespace: Namespace, mixture: Mixture, sockets: int) -> None:
-    """Make `sockets` of a mixture; they live until the namespace is left."""
-    remaining = sockets // 2
+    """Make `sockets` of a mixture; they live until the namespace is left, TIME_WAIT for a minute.
+
+    Of a connection that both sides have closed one end is left.
+    """
+    remaining = 100 * sockets // (200 - mixture.time_wait)
     descriptors = 2 * remaining + mixture.listeners
     processes = -(-descriptors // (2 * PAIRS))
     pairs, listeners = -(-remaining // processes), -(-mixture.listeners // processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,16 @@ from typing import NamedTuple
 import pytest
 from bench import ROUNDS, measured, measured_following, missed
 from lab import Namespace
-from population import ESTABLISHED, MIXED, SETTINGS, Mixture, populate, populate_close_wait
+from population import (
+    ESTABLISHED,
+    MIXED,
+    SETTINGS,
+    SILENCE,
+    TIME_WAIT,
+    Mixture,
+    populate,
+    populate_close_wait,
+)
 from subjects import timed
 
 from sockwatch.config import AgesConfig, Config, CpuConfig, TrackingConfig
@@ -37,6 +47,21 @@ PASSES = 2_000
 GROWTH_PER_PASS = 100
 """Bytes, as there is a page more or less at times: 1 MB in 10,000 passes."""
 GROWTH_BYTES = 1_000_000
+
+
+@pytest.mark.parametrize(
+    "mixture", [ESTABLISHED, MIXED, TIME_WAIT], ids=lambda mixture: mixture.name
+)
+def test_there_are_as_many_sockets_as_the_benchmark_says(mixture: Mixture) -> None:
+    with Namespace(sysctls=SETTINGS) as namespace:
+        namespace.filter(SILENCE)
+        populate(namespace, mixture, SOCKETS)
+        states = Counter(line.split()[0] for line in namespace.run("ss", "-tanH").splitlines())
+    besides = states["LISTEN"] + states["SYN-SENT"] + states["SYN-RECV"]
+    assert states.total() - besides == pytest.approx(SOCKETS, rel=0.01)
+    assert states["TIME-WAIT"] == pytest.approx(
+        SOCKETS * mixture.time_wait / (200 - mixture.time_wait), rel=0.01
+    )
 
 
 @pytest.mark.parametrize("mixture", [ESTABLISHED, MIXED], ids=lambda mixture: mixture.name)
