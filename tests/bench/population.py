@@ -27,6 +27,7 @@ SILENCE: Final = f"tcp sport {SILENT_PORT} tcp flags & (syn | ack) == (syn | ack
 SETTINGS: Final[dict[str, int | str]] = {
     "net.ipv4.ip_local_port_range": "16384 65535",
     "net.ipv4.tcp_max_tw_buckets": 2_000_000,
+    "net.ipv4.tcp_tw_reuse": 0,
     "net.ipv4.tcp_max_syn_backlog": 65_535,
     "net.core.somaxconn": 65_535,
     "net.ipv4.tcp_synack_retries": 10,
