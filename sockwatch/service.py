@@ -19,6 +19,7 @@ from typing import Final, TextIO
 log = logging.getLogger(__name__)
 
 _NOTIFY_TIMEOUT: Final = 1.0  # seconds that a busy service manager may keep us waiting
+_FAMILIES: Final = frozenset({socket.AF_INET, socket.AF_INET6, socket.AF_UNIX})
 _FIRST_DESCRIPTOR: Final = 3  # SD_LISTEN_FDS_START of systemd's sd-daemon.h
 
 
@@ -128,13 +129,19 @@ def _listening(descriptor: int, name: str) -> socket.socket:
     except OSError as error:
         what = f"descriptor {descriptor} ({name}) from systemd"
         raise ActivationError(f"{what} is no socket: {error.strerror}") from error
-    if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+    if not _can_be_served_on(inherited):
         inherited.close()
         raise ActivationError(
             f"descriptor {descriptor} ({name}) from systemd is not listening: its socket unit "
-            "needs ListenStream= and Accept=no"
+            "needs ListenStream= with a port or a path, and Accept=no"
         )
     return inherited
+
+
+def _can_be_served_on(inherited: socket.socket) -> bool:
+    """Whether it listens for streams; ListenStream= may also be of AF_VSOCK."""
+    is_stream = inherited.family in _FAMILIES and inherited.type == socket.SOCK_STREAM
+    return is_stream and bool(inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 LEVELS: Final = {

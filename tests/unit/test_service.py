@@ -283,7 +283,12 @@ os._exit(0)
         (
             "socket.socket(type=socket.SOCK_DGRAM)",
             "web:udp",
-            "its socket unit needs ListenStream= and Accept=no",
+            "its socket unit needs ListenStream= with a port or a path, and Accept=no",
+        ),
+        (
+            "socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); bad.bind(''); bad.listen()",
+            "web:packets",
+            "descriptor 4 (packets) from systemd is not listening: ",
         ),
     ],
 )
