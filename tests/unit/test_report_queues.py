@@ -71,6 +71,12 @@ def test_who_has_dropped_something_comes_before_who_has_not() -> None:
     assert [row.split()[-2] for row in rows] == ["0.0.0.0:9999", "0.0.0.0:22"]
 
 
+def test_a_full_queue_of_a_group_comes_before_one_that_is_nearly_full() -> None:
+    group = replace(listener(9_999, sockets=4, queue=9, limit=32), full=1)
+    rows = table(listeners(listener(80, queue=127, limit=128), group)).splitlines()[1:]
+    assert [row.split()[2] for row in rows] == ["28%", "99%"]
+
+
 def test_on_a_narrow_terminal_columns_go_before_names() -> None:
     titles = [
         table(listeners(replace(SLOW, peak=peak), width=60)).split("address")[0].split()

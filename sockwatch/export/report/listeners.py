@@ -62,7 +62,8 @@ def listener_section(
 
 
 def _order(listener: Listener) -> tuple[float, int, int, int, str, str]:
-    fullest = max(_full(listener) or 0, _share(listener, listener.half_open) or 0)
+    shares = _full(listener), _share(listener, listener.half_open)
+    fullest = max(float(listener.full > 0), *(share or 0.0 for share in shares))
     return (
         -fullest,
         -(listener.queue or 0),
