@@ -9,6 +9,8 @@ from catalogue import DESIGN
 from daemon import Daemon, running
 from lab import Namespace
 
+from sockwatch.kernel.hashed import hashed_everywhere
+
 pytestmark = pytest.mark.kernel
 
 PORT: Final = 7001
@@ -48,6 +50,11 @@ def missing(daemon: Daemon) -> set[str]:
     return DESIGN.keys() - {sample.name for sample in daemon.metrics().samples}
 
 
+def unseen() -> set[str]:
+    """What cannot be counted where a namespace may have been left out, as by `ip netns add`."""
+    return set() if hashed_everywhere() is not None else {"sockwatch_tcp_hidden_sockets"}
+
+
 def test_every_metric_of_the_design_is_exported(namespace: Namespace) -> None:
     namespace.set_sysctls(SETTINGS)
     namespace.run("ip", "address", "add", f"{NOBODY}/32", "dev", "lo")
@@ -55,4 +62,4 @@ def test_every_metric_of_the_design_is_exported(namespace: Namespace) -> None:
     with ExitStack() as held:
         connect(namespace, held)
         daemon = held.enter_context(running(*FLAGS, namespace=namespace))
-        daemon.until(lambda: missing(daemon) == OF_THE_HOST, "every metric")
+        daemon.until(lambda: missing(daemon) == OF_THE_HOST | unseen(), "every metric")
