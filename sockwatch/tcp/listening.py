@@ -20,7 +20,7 @@ EVERY_PORT: Final = b"\1" * PORTS
 OUTBOUND_EPHEMERAL: Final = 0
 """The role of a local port that nobody listens on and that connect() takes by itself."""
 INBOUND: Final = 1
-"""The role of a local port that is listened on."""
+"""The role of a local port that is listened on, or was when the connection came."""
 OUTBOUND_FIXED: Final = 2
 """The role of a local port that nobody listens on and that was chosen by an application."""
 ONLY: Final = tuple(
@@ -44,6 +44,14 @@ _ROLES: Final = bytes(
 )
 """Tables for bytes.translate: from families to marks, from marked roles to the one that counts."""
 
+_CHOSEN: Final = 0b100
+"""Marks a connection whose remote port is one that connect() takes by itself."""
+_CHOSEN_MARKS: Final = bytes([0, *[_CHOSEN] * 255])
+_LEFT_BEHIND: Final = bytes(
+    INBOUND if both == _CHOSEN | OUTBOUND_FIXED else both & _ROLE_MASK for both in range(256)
+)
+"""Tables for bytes.translate: from flags to marks, from marked roles to what they are in truth."""
+
 _ANY6: Final = bytes(16)
 _V4_MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -53,9 +61,13 @@ class Listening:
 
     A listener on `::` serves IPv4 too unless it is IPv6-only, and so does one on a v4-mapped
     address (RFC 3493 section 5.3).
+
+    Connections outlive their listener: a service that hangs while it ends has closed that first. So
+    what has a port that connect() takes at the other end and one that it does not take here, came
+    from there. (Where it takes nearly all ports, that cannot be told.)
     """
 
-    __slots__ = ("_newest", "roles")
+    __slots__ = ("_chosen", "_newest", "roles")
 
     def __init__(self, listeners: Iterable[Row], ephemeral: bytes = EVERY_PORT) -> None:
         """Tell what local ports mean.
@@ -67,6 +79,7 @@ class Listening:
         self.roles = bytearray(_roles_of_unused(ephemeral))
         """The roles of each of 65,536 ports, IPv6 in the upper four bits; indexed by a port as the
         record's two bytes read natively, so that ports in bulk are looked up as they are."""
+        self._chosen = _marks_of_chosen(ephemeral)
         self._newest: tuple[Batch, bytes] | None = None
         for row in listeners:
             at = htons(row.source_port)
@@ -74,14 +87,15 @@ class Listening:
                 self.roles[at] &= ~(_ROLE_MASK << _SHIFTS[family])
                 self.roles[at] |= INBOUND << _SHIFTS[family]
 
-    def role(self, family: Family, port: int) -> int:
-        """The role of a local port for connections of `family`."""
-        return self.roles[htons(port)] >> _SHIFTS[family] & _ROLE_MASK
+    def role(self, family: Family, local: int, remote: int) -> int:
+        """The role of a local port for a connection of `family`, given both its ports."""
+        role = self.roles[htons(local)] >> _SHIFTS[family] & _ROLE_MASK
+        return _LEFT_BEHIND[role | self._chosen[htons(remote)]]
 
-    def direction(self, family: Family, port: int) -> Direction:
-        """The direction of a connection of `family` whose local port is `port`."""
-        listened = self.role(family, port) == INBOUND
-        return Direction.INBOUND if listened else Direction.OUTBOUND
+    def direction(self, family: Family, local: int, remote: int) -> Direction:
+        """The direction of a connection of `family` with these ports."""
+        inbound = self.role(family, local, remote) == INBOUND
+        return Direction.INBOUND if inbound else Direction.OUTBOUND
 
     def roles_in(self, batch: Batch) -> bytes:
         """The role of each local port of a batch; asked again at once, it need not be looked up."""
@@ -90,11 +104,11 @@ class Listening:
         return self._newest[1]
 
     def _looked_up(self, batch: Batch) -> bytes:
-        # Two ports in front: of less than two values itemgetter makes no tuple.
-        roles = bytes(itemgetter(0, 0, *batch.local_ports())(self.roles)[2:])
-        families = batch.families().translate(_MARKS)
-        marked = int.from_bytes(roles, "big") | int.from_bytes(families, "big")
-        return marked.to_bytes(len(batch), "big").translate(_ROLES)
+        ports = _entries(self.roles, batch.local_ports())
+        roles = _either(ports, batch.families().translate(_MARKS)).translate(_ROLES)
+        if OUTBOUND_FIXED not in roles:
+            return roles
+        return _either(roles, _entries(self._chosen, batch.remote_ports())).translate(_LEFT_BEHIND)
 
     def inbound(self, batch: Batch) -> bytes:
         """1 for each inbound connection of a batch, 0 for each outbound one."""
@@ -124,6 +138,23 @@ def _serve_alike(before: Sequence[Row], rows: Sequence[Row]) -> bool:
 
 def _served(row: Row) -> tuple[object, ...]:
     return row.family, row.source, row.source_port, row.v6_only
+
+
+def _entries(table: bytes | bytearray, ports: Sequence[int]) -> bytes:
+    # Two ports in front: of less than two values itemgetter makes no tuple.
+    return bytes(itemgetter(0, 0, *ports)(table)[2:])
+
+
+def _either(some: bytes, others: bytes) -> bytes:
+    """The bits of both, byte by byte."""
+    both = int.from_bytes(some, "big") | int.from_bytes(others, "big")
+    return both.to_bytes(len(some), "big")
+
+
+@lru_cache(maxsize=4)
+def _marks_of_chosen(ephemeral: bytes) -> bytes:
+    """Marks of the ports that connect() takes; none where they are not known, as any may be."""
+    return bytes(PORTS) if ephemeral == EVERY_PORT else ephemeral.translate(_CHOSEN_MARKS)
 
 
 @lru_cache(maxsize=4)

@@ -40,7 +40,7 @@ def unowned_kind(row: Row) -> Unowned | None:
 
 
 def service_of(row: Row, listening: Listening) -> ServicePort:
-    direction = listening.direction(row.family, row.source_port)
+    direction = listening.direction(row.family, row.source_port, row.destination_port)
     port = row.source_port if direction is Direction.INBOUND else row.destination_port
     return ServicePort(direction, port, row.cgroup or 0, row.state)
 
@@ -54,7 +54,7 @@ def naive_counts(rows: Iterable[Row], listening: Listening) -> Counts:
         counts.services[service] += 1
         if (
             service.direction is Direction.OUTBOUND
-            and listening.role(row.family, row.source_port) != OUTBOUND_FIXED
+            and listening.role(row.family, row.source_port, row.destination_port) != OUTBOUND_FIXED
         ):
             reached = counts.destinations.setdefault(row.state, Counter())
             reached[raw_destination(row.source, row.destination, row.destination_port)] += 1

@@ -84,7 +84,7 @@ def reading(
 def _counts(rows: Iterable[Row], ports: Listening, unowned: Mapping[Unowned, int] | None) -> Counts:
     counts = Counts(unowned=None if unowned is None else Counter(unowned))
     for row in rows:
-        direction = ports.direction(row.family, row.source_port)
+        direction = ports.direction(row.family, row.source_port, row.destination_port)
         port = row.source_port if direction is Direction.INBOUND else row.destination_port
         counts.sockets[row.family, row.state] += 1
         counts.services[ServicePort(direction, port, row.cgroup or 0, row.state)] += 1

@@ -11,12 +11,21 @@ from mixtures import listener
 from sockwatch.kernel.batches import batches_of_rows
 from sockwatch.tcp import listening
 from sockwatch.tcp.batch import Chosen
-from sockwatch.tcp.listening import EVERY_PORT, INBOUND, Listening, ListeningMemory
+from sockwatch.tcp.listening import (
+    EVERY_PORT,
+    INBOUND,
+    OUTBOUND_EPHEMERAL,
+    OUTBOUND_FIXED,
+    Listening,
+    ListeningMemory,
+)
 from sockwatch.tcp.listening import PORTS as ALL_PORTS
 from sockwatch.tcp.records import Row
 from sockwatch.tcp.states import Direction, Family, State
 
 ESTABLISHED = State.ESTABLISHED
+CHOSEN = bytes(htons(at) >= 32768 for at in range(1 << 16))
+"""Flags of the ports that connect() takes."""
 BOTH = {Family.INET, Family.INET6}
 SERVED = {
     "any IPv4 address": (listener(80), {Family.INET}),
@@ -34,9 +43,9 @@ def test_which_families_a_listener_serves(name: str) -> None:
     row, families = SERVED[name]
     found = Listening([row])
     assert {
-        family for family in Family if found.direction(family, 80) is Direction.INBOUND
+        family for family in Family if found.direction(family, 80, 0) is Direction.INBOUND
     } == families
-    assert found.direction(row.family, 81) is Direction.OUTBOUND
+    assert found.direction(row.family, 81, 0) is Direction.OUTBOUND
 
 
 def test_listeners_add_up() -> None:
@@ -50,7 +59,7 @@ def test_listeners_add_up() -> None:
 
 
 def inward(found: Listening, family: Family, port: int) -> bool:
-    return found.direction(family, port) is Direction.INBOUND
+    return found.direction(family, port, 0) is Direction.INBOUND
 
 
 def test_without_listeners_all_is_outbound() -> None:
@@ -80,12 +89,36 @@ def test_ports_are_looked_up_as_they_stand_in_a_record(port: int, order: str) ->
 
 def test_the_lookup_for_records_agrees_with_the_one_for_rows() -> None:
     listeners: list[Row] = [listener(port * 31 % 65536) for port in range(500)]
-    ephemeral = bytes(htons(at) >= 32768 for at in range(1 << 16))
-    found = Listening([*listeners, listener(80, "::1"), listener(81, "::")], ephemeral)
+    found = Listening([*listeners, listener(80, "::1"), listener(81, "::")], CHOSEN)
     ends = [*product(Family, range(1 << 16))]
     (batch,) = batches_of_rows(Row(family, ESTABLISHED, b"", port, b"", 0) for family, port in ends)
-    assert [*found.roles_in(batch)] == [found.role(*end) for end in ends]
+    assert [*found.roles_in(batch)] == [found.role(*end, 0) for end in ends]
     assert [*found.inbound(batch)] == [inward(found, *end) for end in ends]
+
+
+@pytest.mark.parametrize(
+    ("local", "remote", "role"),
+    [
+        (8080, 40_000, INBOUND),
+        (8080, 5432, OUTBOUND_FIXED),
+        (40_000, 8080, OUTBOUND_EPHEMERAL),
+        (40_000, 40_001, OUTBOUND_EPHEMERAL),
+        (80, 40_000, INBOUND),
+        (80, 5432, INBOUND),
+    ],
+)
+@pytest.mark.parametrize("family", Family)
+def test_what_came_to_a_listener_that_is_gone_is_inbound(
+    local: int, remote: int, role: int, family: Family
+) -> None:
+    found = Listening([listener(80, "::")], CHOSEN)
+    (batch,) = batches_of_rows([Row(family, ESTABLISHED, b"", local, b"", remote)])
+    assert found.role(family, local, remote) == role
+    assert [*found.roles_in(batch)] == [role]
+
+
+def test_where_the_range_is_not_known_nobody_can_tell_who_came_to_whom() -> None:
+    assert Listening([]).role(Family.INET, 8080, 40_000) == OUTBOUND_EPHEMERAL
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

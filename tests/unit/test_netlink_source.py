@@ -176,7 +176,7 @@ def test_who_follows_is_shown_the_watched_and_those_who_wait() -> None:
     source.watch(onlooker)
     source.watch(onlooker)
     assert onlooker.listening is not None
-    assert onlooker.listening.direction(Family.INET, LISTENED) is Direction.INBOUND
+    assert onlooker.listening.direction(Family.INET, LISTENED, 0) is Direction.INBOUND
     first, second = onlooker.shown
     assert first == Counter(row.state for row in HOST if row.state not in {*BULK, State.LISTEN})
     assert second - first == {State.ESTABLISHED: 3}

@@ -305,8 +305,8 @@ def test_records_as_long_with_other_attributes_are_counted_as_all_others(
     ]
     found = tallied([record(ACCEPTED, mark=True) * 7 + b"".join(alike), done()], [])
     assert found.services == {
-        ServicePort(OUTBOUND, 40000, 5, ESTABLISHED): 8,
-        ServicePort(OUTBOUND, 40000, 0, ESTABLISHED): 1,
+        ServicePort(INBOUND, 80, 5, ESTABLISHED): 8,
+        ServicePort(INBOUND, 80, 0, ESTABLISHED): 1,
     }
     assert len(general_rows) == 2
 
@@ -338,11 +338,11 @@ def test_a_source_that_knows_no_owners_is_not_told_of_any() -> None:
 
 def test_ports_are_not_taken_for_each_others_bytes_swapped(general_rows: list[Row]) -> None:
     """Listened on 80 alone; 0x5000 is 80 read with the wrong end first."""
-    rows = [connection(("10.0.0.1", port), CLIENT) for port in (80, 0x5000)]
+    rows = [connection(("10.0.0.1", port), ("10.0.0.9", 5432)) for port in (80, 0x5000)]
     found = tallied(whole_dump(rows), LISTENERS["ipv4"])
     assert found.services == {
         ServicePort(INBOUND, 80, 0, ESTABLISHED): 1,
-        ServicePort(OUTBOUND, 40000, 0, ESTABLISHED): 1,
+        ServicePort(OUTBOUND, 5432, 0, ESTABLISHED): 1,
     }
     assert not general_rows
 

@@ -233,3 +233,18 @@ def test_a_leak_that_is_closed_at_last_is_gone_with_the_next_pass(namespace: Nam
         silent(scene)
         assert scene.metrics().values(OLDEST) == []
         assert os.getpid() not in {one["pid"] for one in scene.leaks()["sockets"]}
+
+
+def test_a_leak_outlives_the_listener_that_its_connections_came_to(namespace: Namespace) -> None:
+    """A service that hangs in its graceful end has stopped to listen first."""
+    with Scene(namespace, close_wait=LIMIT) as scene:
+        held = [scene.closed_by_client(PORT) for _ in range(MANY)]
+        scene.watch(LIMIT + INTERVAL)
+        told = scene.stuck()
+        scene.door(PORT).close()
+        assert namespace.run("ss", "-tlnH") == ""
+        scene.watch()
+        scene.census()
+        assert scene.stuck() == told == {("inbound", f"{PORT}", "close_wait", "eof_unread"): MANY}
+        [leak] = scene.verdicts()
+        assert (leak["port"], leak["connections"]) == (f"{PORT}", len(held))
