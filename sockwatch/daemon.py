@@ -115,6 +115,8 @@ class Daemon:
         self._reload = reload
         self._notifier = Notifier()
         self._started_up = False
+        self._ended = asyncio.Event()
+        self._status = 0
         self._reloads = Reloads(successful=True, success_time=time.time())
         self._bell = Bell()
         self._poller = Poller(config, ages=AgeFile.of_service(os.environ))
@@ -143,18 +145,21 @@ class Daemon:
         newest = max(self._reloads.success_time, web.success_time)
         return Reloads(self._reloads.successful and web.successful, newest)
 
-    async def run(self) -> None:
-        """Serve and poll until SIGTERM or SIGINT.
+    async def run(self) -> int:
+        """Serve and poll until SIGTERM or SIGINT, or until nobody could be answered any longer.
+
+        Returns:
+            The exit code: 1 if a listener was lost.
 
         Raises:
             Exception: whatever ended the poll thread.
         """
-        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        loop, ended = asyncio.get_running_loop(), self._ended
         loop.add_signal_handler(signal.SIGTERM, ended.set)
         loop.add_signal_handler(signal.SIGINT, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         sys.setswitchinterval(_YIELD_AFTER)
-        await self._server.start(self._listeners)
+        await self._server.start(self._listeners, self._on_lost)
         for listener in self._listeners:
             log.info("listening", extra={"fields": {"address": address_of(listener)}})
         if self._protection:
@@ -176,6 +181,14 @@ class Daemon:
         polling.join(_STOP_WITHIN)
         if polling.crash is not None:
             raise polling.crash
+        return self._status
+
+    def _on_lost(self, listener: socket.socket) -> None:
+        """End, so that the service manager starts anew what can be asked again."""
+        address = address_of(listener)
+        log.error("the socket that listened at %s was ended by somebody (as ss -K does)", address)
+        self._status = 1
+        self._ended.set()
 
     def _log_source(self, source: SourceStatus) -> None:
         """Say once what is read and why; the choices that follow are logged by who makes them."""

@@ -30,7 +30,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run until SIGTERM or SIGINT: 0; 1 if that is impossible, 2 if the configuration is wrong."""
+    """Run until SIGTERM or SIGINT: 0; 1 if it cannot, or no longer; 2 if configured wrongly."""
 
     def configuration() -> Config:
         return load(args, os.environ).config
@@ -69,5 +69,4 @@ def _serve(
     except (ActivationError, ListenError, NoSource) as error:
         print(f"sockwatch run: {error}", file=sys.stderr)
         return 1
-    asyncio.run(daemon.run())
-    return 0
+    return asyncio.run(daemon.run())

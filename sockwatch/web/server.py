@@ -40,6 +40,9 @@ from sockwatch.web.tls import Tls, TlsProtocol
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
+Lost = Callable[[socket.socket], object]
+"""Told of a listener that was lost."""
+
 ACCEPTS_AT_ONCE: Final = 16
 """Connections accepted before others on the event loop have their turn, such as closing those that
 made room for them."""
@@ -49,6 +52,10 @@ RETRY_ACCEPT: Final = 1.0
 """Seconds to wait when a connection cannot be accepted."""
 
 _LOG: Final = logging.getLogger(__name__)
+
+
+def _ignore(_: socket.socket) -> None:
+    pass
 
 
 class Server:
@@ -75,6 +82,7 @@ class Server:
         self._config = _uvicorn_config(app)
         self._state = ServerState()
         self._listeners: list[socket.socket] = []
+        self._lost: Lost = _ignore
         self._lobby = Lobby(
             self.limits.handshake if tls else self.limits.request, self._heard, self._too_silent
         )
@@ -93,9 +101,14 @@ class Server:
         """Connections open now; may be read from any thread."""
         return len(self._lobby) + len(self._connections)
 
-    async def start(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept connections on these sockets, which listen and are the server's from now on."""
-        self._listeners = list(listeners)
+    async def start(self, listeners: Sequence[socket.socket], lost: Lost = _ignore) -> None:
+        """Accept connections.
+
+        Args:
+            listeners: sockets that listen; the server's from now on.
+            lost: told of one that listens no longer and never will again.
+        """
+        self._listeners, self._lost = list(listeners), lost
         for listener in self._listeners:
             listener.settimeout(0)
             if listener.family != socket.AF_UNIX:
@@ -156,19 +169,21 @@ class Server:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                # Out of descriptors or memory, forbidden, or `ss -K` has ended the listener: what
-                # stays in the way would keep the event loop busy.
-                self._accept_later(listener, error)
+                # What stays in the way would keep the event loop busy.
+                asyncio.get_running_loop().remove_reader(listener)
+                self._cannot_accept(listener, error)
                 return
             admitted += self._take(accepted, site_of(address[0] if address else ""))
             if admitted == ACCEPTS_AT_ONCE:
                 return
 
-    def _accept_later(self, listener: socket.socket, error: OSError) -> None:
+    def _cannot_accept(self, listener: socket.socket, error: OSError) -> None:
+        """Try again later: out of descriptors or memory, or forbidden; but not if it was ended."""
+        if not listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # as `ss -K` does
+            self._lost(listener)
+            return
         _LOG.warning("cannot accept HTTP connections for a moment: %s", error.strerror)
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(listener)
-        loop.call_later(RETRY_ACCEPT, self._listen, listener)
+        asyncio.get_running_loop().call_later(RETRY_ACCEPT, self._listen, listener)
 
     def _take(self, accepted: socket.socket, site: str) -> bool:
         """Take a newcomer; false if it has gone."""

@@ -368,6 +368,18 @@ def test_a_mistake_of_ours_ends_it_with_a_traceback() -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
+def test_a_listener_that_somebody_ended_ends_it_with_one_line(quiet: Namespace) -> None:
+    """Nobody could ask it any longer; systemd starts it anew."""
+    with start(namespace=quiet) as watcher:
+        watcher.until_ready()
+        quiet.run("ss", "-K", "-tln", f"sport = :{watcher.port}")
+        assert watcher.ended() == 1
+        log = watcher.log()
+    [line] = [line for line in log.splitlines() if "level=INFO" not in line]
+    assert "level=ERROR" in line
+    assert f"127.0.0.1:{watcher.port} was ended" in line
+
+
 # Reloading
 
 

@@ -23,7 +23,7 @@ from sockwatch.observe.snapshot import Snapshot
 from sockwatch.web.app import App
 from sockwatch.web.guard import Limits, Rejected
 from sockwatch.web.protection import Protection
-from sockwatch.web.server import Application, Server
+from sockwatch.web.server import Application, Lost, Server
 from sockwatch.web.tls import Tls
 
 PATIENCE = 10.0
@@ -184,6 +184,7 @@ def serving(
     protection: Protection | None = None,
     telemetry_path: str = "/metrics",
     listener: socket.socket | None = None,
+    lost: Lost = lambda _: None,
 ) -> Iterator[Served]:
     """Serve `content`, or another application, while the test lasts; on loopback if not told."""
     app = app or App(content or Shelf(), telemetry_path=telemetry_path, host="web1")
@@ -196,7 +197,7 @@ def serving(
     thread = threading.Thread(target=served.loop.run_forever, name="serve")
     thread.start()
     try:
-        on_loop(served, served.server.start([listener]))
+        on_loop(served, served.server.start([listener], lost))
         yield served
     finally:
         on_loop(served, served.server.stop())

@@ -1,14 +1,16 @@
 """How the server starts, stops, and what it leaves in the log."""
 
 import contextlib
+import errno
 import logging
+import os
 import socket
 import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +110,47 @@ def test_a_unix_socket_serves_metrics_but_no_details(tmp_path: Path) -> None:
                 assert status_of(one_reply(client)) == status
 
 
-def test_a_listener_that_is_ended_does_not_keep_it_busy(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        yield opened
+
+
+def test_a_listener_that_is_ended_is_told_once(listener: socket.socket) -> None:
     """As `ss -K` ends it: it is always ready, and nothing can be accepted."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    with serving(listener=listener):
+    lost: list[socket.socket] = []
+    with serving(listener=listener, lost=lost.append):
+        assert not lost
         listener.shutdown(socket.SHUT_RDWR)
-        assert eventually(lambda: bool(caplog.records))
+        assert eventually(lambda: bool(lost))
         time.sleep(0.2)
+    assert lost == [listener]
+
+
+class Refusing(socket.socket):
+    """A listener that has nothing left to accept with, once."""
+
+    refusals = 0
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self.refusals:
+            return super().accept()
+        self.refusals += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def test_a_listener_that_cannot_accept_for_a_moment_is_not_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lost: list[socket.socket] = []
+    with Refusing() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with serving(listener=listener, lost=lost.append) as served:
+            assert served.get("/-/healthy").status == 200
     [record] = caplog.records
-    assert record.getMessage() == "cannot accept HTTP connections for a moment: Invalid argument"
+    assert record.getMessage() == "cannot accept HTTP connections for a moment: Too many open files"
+    assert not lost
 
 
 Send = Callable[[Mapping[str, Any]], Awaitable[None]]
