@@ -315,8 +315,8 @@ def of_kind(taken: Snapshot, kind: Kind) -> list[Finding]:
 @pytest.mark.parametrize(
     ("in_use", "ports", "meaning"),
     [
-        (49, 100, None),
-        (50, 100, "connect() searches"),
+        (50, 100, None),
+        (51, 100, "connect() searches"),
         (84, 100, "connect() searches"),
         (85, 100, "EADDRNOTAVAIL"),
         (100, 100, "EADDRNOTAVAIL"),
@@ -324,7 +324,7 @@ def of_kind(taken: Snapshot, kind: Kind) -> list[Finding]:
         (100, 0, None),
     ],
 )
-def test_ports_are_found_to_run_out_from_half_of_them_on(
+def test_ports_are_found_to_run_out_beyond_half_of_them(
     in_use: int, ports: int | None, meaning: str | None
 ) -> None:
     use = DestinationUse("192.0.2.1", "198.51.100.7:5432", in_use, 0)

@@ -11,12 +11,12 @@ from sockwatch.observe.snapshot import DestinationUse, NamespaceView, ServiceKey
 from sockwatch.tcp.states import State
 
 PORTS_SLOW: Final = 0.5
-"""Share of the ephemeral ports from which on connect() has to search: it tries every other one
-first."""
+"""Share of the ephemeral ports beyond which connect() has to search: it tries every other one
+first. A busy client stays at just this share where ports in TIME_WAIT may be taken over."""
 PORTS_SCARCE: Final = 0.85
 """Share from which on they may be used up before anybody has looked."""
 
-_SLOW: Final = "From half of them on connect() searches ever longer for a free one."
+_SLOW: Final = "Beyond half of them connect() searches ever longer for a free one."
 _SCARCE: Final = (
     "With none left connect() fails (EADDRNOTAVAIL); other destinations are not affected."
 )
@@ -31,7 +31,7 @@ def about_destinations(view: NamespaceView) -> Iterator[Finding]:
         return
     ports = view.destinations.ports
     for use in view.destinations.crowded:
-        if ports and use.in_use >= PORTS_SLOW * ports:
+        if ports and use.in_use > PORTS_SLOW * ports:
             yield _crowded(use, ports)
     for destination, number in (view.destinations.unanswered or {}).items():
         yield _unanswered(view, destination, number)

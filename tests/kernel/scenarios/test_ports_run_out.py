@@ -24,6 +24,8 @@ FIRST, SECOND = 7001, 7002
 BLACKHOLE: Final = "192.0.2.7"
 LIMIT: Final = 0.5
 """Seconds that a SYN may go unanswered."""
+TAKEN_OVER: Final = 1.1
+"""Seconds after which connect() may take the port of a connection in TIME_WAIT: more than one."""
 
 
 @pytest.fixture
@@ -110,15 +112,25 @@ def test_the_one_that_is_exhausted_is_named_and_the_other_still_works(narrow: Na
         assert "EADDRNOTAVAIL" in found.meaning
 
 
-def test_below_half_of_the_ports_nothing_is_found(narrow: Namespace) -> None:
+def test_up_to_half_of_the_ports_nothing_is_found(narrow: Namespace) -> None:
     with Scene(narrow) as scene:
-        for _ in range(PORTS // 2 - 1):
+        for _ in range(PORTS // 2):
             scene.pair(FIRST)
-        assert most(scene) == PORTS // 2 - 1
+        assert most(scene) == PORTS // 2
         assert scene.findings() == {}
         scene.pair(FIRST)
         scene.census()
         assert [*scene.findings()] == ["ephemeral_ports"]
+
+
+def test_churn_whose_ports_may_be_taken_over_stays_at_half_of_them(narrow: Namespace) -> None:
+    narrow.set_sysctls({"net.ipv4.tcp_tw_reuse": 2})
+    with Scene(narrow) as scene:
+        churn(scene, FIRST, PORTS // 2)
+        time.sleep(TAKEN_OVER)
+        churn(scene, FIRST, PORTS // 2)
+        assert most(scene) == PORTS // 2
+        assert scene.findings() == {}
 
 
 def test_a_wider_range_counts_from_the_next_census_on(narrow: Namespace) -> None:
