@@ -34,8 +34,8 @@ coverage: $(VENV)/.dev ## run the unit tests and show what they do not reach
 	$(BIN)/coverage run -m pytest tests/unit $(ARGS)
 	$(BIN)/coverage report
 
-bench: packages ## measure each pass beside the kernel's own dump and other tools; as root
-	$(BIN)/python tests/bench/bench.py $(ARGS)
+bench: packages ## measure passes beside the kernel's own dump and other tools, into docs/benchmark; as root
+	$(BIN)/python tests/bench/bench.py --write $(ARGS)
 
 abuse: packages ## measure what abusive clients cost others, into docs/abuse.md; takes six minutes
 	$(BIN)/pytest tests/service/test_abuse.py --abuse-table=docs/abuse.md $(ARGS)

@@ -22,8 +22,7 @@ import psutil
 from lab import Namespace, eventually
 from pyroute2.netlink.diag import DiagSocket
 
-from sockwatch.config import AgesConfig, Config, CpuConfig
-from sockwatch.kernel.netlink import NetlinkSource
+from sockwatch.config import AgesConfig, Config
 from sockwatch.observe.snapshot import PassKind
 from sockwatch.poll import Poller
 
@@ -77,13 +76,17 @@ Looks = dict[str, Callable[[], object]]
 
 
 def passes() -> Looks:
-    """What reads the kernel in a pass."""
-    source = NetlinkSource()
-    return {"floor": Floor(), "census": source.census, "watch": source.watch}
+    """Whole passes, from the kernel to the view."""
+    poller = Poller(Config())
+    return {
+        "floor": Floor(),
+        "census": partial(_whole, poller, PassKind.CENSUS),
+        "watch": partial(_whole, poller, PassKind.WATCH),
+    }
 
 
 def followed() -> Looks:
-    """Whole watch passes, from the kernel to the view, that follow every connection."""
+    """Watch passes that follow every connection."""
     return {
         "floor": Floor(),
         FOLLOWED: _watch(close_wait=3600.0),
@@ -92,8 +95,13 @@ def followed() -> Looks:
 
 
 def _watch(close_wait: float) -> Callable[[], object]:
-    config = replace(Config(), cpu=CpuConfig(budget=0), ages=AgesConfig(close_wait=close_wait))
-    return partial(Poller(config).step, PassKind.WATCH)
+    config = replace(Config(), ages=AgesConfig(close_wait=close_wait))
+    return partial(_whole, Poller(config), PassKind.WATCH)
+
+
+def _whole(poller: Poller, kind: PassKind) -> None:
+    if not poller.step(kind):
+        raise RuntimeError(f"the {kind} failed: {poller.snapshot().passes[kind].last_failure}")
 
 
 def measured_side_by_side(make: Callable[[], Looks], rounds: int) -> dict[str, list[Cost]]:
@@ -129,7 +137,7 @@ def _pyroute2() -> Cost:
 
 
 def _census() -> Cost:
-    return _alone(NetlinkSource().census)
+    return _alone(partial(_whole, Poller(Config()), PassKind.CENSUS))
 
 
 def _command(namespace: Namespace, *command: str) -> Cost:

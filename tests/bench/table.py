@@ -30,6 +30,24 @@ class Line(NamedTuple):
     """CPU as a multiple of the floor's in the same run."""
 
 
+class Bound(NamedTuple):
+    """What the daemon takes, and the most that it may."""
+
+    what: str
+    value: float
+    unit: str
+    most: float
+
+    @property
+    def met(self) -> bool:
+        """Whether it takes no more."""
+        return self.value <= self.most
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.what}: {self.value:.1f} {self.unit} (at most {self.most:g})"
+
+
 def lines(population: str, sockets: int, costs: Mapping[str, Sequence[Cost]]) -> list[Line]:
     """Medians of what was measured; the look called `floor` is what others are compared with."""
     floor = median(cost.cpu for cost in costs["floor"])
@@ -67,8 +85,19 @@ def cells(line: Line) -> tuple[str, ...]:
 
 
 def markdown(results: Iterable[Line]) -> str:
-    """The table for the documentation."""
-    rows = [HEADINGS, ("---",) * 3 + ("---:",) * 4, *map(cells, results)]
+    """The table of looks for the documentation."""
+    return _rows([HEADINGS, ("---",) * 3 + ("---:",) * 4, *map(cells, results)])
+
+
+def markdown_of_bounds(bounds: Iterable[Bound]) -> str:
+    """The table of what the daemon takes."""
+    figures = (
+        (one.what, f"{one.value:.1f} {one.unit}", f"{one.most:g} {one.unit}") for one in bounds
+    )
+    return _rows([("what", "measured", "at most"), ("---", "---:", "---:"), *figures])
+
+
+def _rows(rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
