@@ -179,6 +179,8 @@ class Daemon:
         self._bell.stop()
         await self._server.stop(_STOP_WITHIN)
         polling.join(_STOP_WITHIN)
+        if polling.is_alive():  # in a long pass, for which nobody waits
+            self._poller.save_ages()
         if polling.crash is not None:
             raise polling.crash
         return self._status

@@ -45,7 +45,7 @@ def _intervals(config: Config) -> dict[PassKind, float]:
 class Poller:
     """Reads the kernel on a schedule; everything in it belongs to the poll thread.
 
-    Only `reconfigure` may be called from another thread.
+    Only `reconfigure` and `save_ages` may be called from another thread.
     """
 
     def __init__(
@@ -118,8 +118,13 @@ class Poller:
         """Let go of the source, and save ages; another pass opens it again."""
         self._sources.current.close()
         self._host.close()
-        if self._ages is not None and self._host.remembered is not None:
-            self._ages.save(self._host.remembered)
+        self.save_ages()
+
+    def save_ages(self) -> None:
+        """Save what the last good pass has left, whatever the one under way is doing."""
+        remembered = self._host.remembered
+        if self._ages is not None and remembered is not None:
+            self._ages.save(remembered)
 
     def step(self, kind: PassKind) -> bool:
         """Run one pass now; True if it succeeded."""

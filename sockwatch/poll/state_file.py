@@ -26,6 +26,7 @@ from itertools import chain
 from math import inf
 from pathlib import Path
 from stat import S_ISREG
+from threading import Lock
 from typing import Any, Final, NamedTuple, Self
 from zlib import crc32
 
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 NAME: Final = "ages"
 SAVE_AFTER: Final = 60.0
 """Seconds from one save to the next at least, except at the end."""
+WAIT_FOR_OTHER: Final = 0.4
+"""Seconds that a save waits for one of another thread: a file system that hangs holds up one."""
 HEADER_BYTES: Final = 64 * 1024
 """Room for all but the connections."""
 
@@ -60,7 +63,7 @@ class Unusable(Exception):
 
 
 class AgeFile:
-    """The file, for one thread; its faults are logged, and never raised."""
+    """The file; its faults are logged, and never raised. Only `save` is for any thread."""
 
     def __init__(self, path: Path, identity: str) -> None:
         """Prepare; nothing is read or written yet.
@@ -71,6 +74,7 @@ class AgeFile:
         """
         self._path = path
         self._identity = identity
+        self._lock = Lock()
         self._saved = -inf
         self._is_empty = True
         self._complained = False
@@ -118,7 +122,16 @@ class AgeFile:
             self.save(newest)
 
     def save(self, newest: Remembered) -> None:
-        """Save what the newest pass has left."""
+        """Save what the newest pass has left, unless that of a later one is saved already."""
+        if not self._lock.acquire(timeout=WAIT_FOR_OTHER):
+            return
+        try:
+            if newest.taken >= self._saved:
+                self._replace(newest)
+        finally:
+            self._lock.release()
+
+    def _replace(self, newest: Remembered) -> None:
         self._saved, self._is_empty = newest.taken, not newest.generation.since
         try:
             _write(self._path, dumped(newest, self._identity))

@@ -682,3 +682,15 @@ def test_it_ends_in_time_even_while_a_pass_hangs() -> None:
         watcher.send(signal.SIGTERM)
         assert watcher.ended() == 0
         assert time.monotonic() - began < 1.5
+
+
+def test_ages_are_saved_even_while_a_pass_hangs(tmp_path: Path) -> None:
+    env, ages = environment(STATE_DIRECTORY=str(tmp_path)), tmp_path / "ages"
+    with start("--watch.interval=100ms", env=env, program=("-c", HANGING)) as watcher:
+        watcher.until(lambda: "hanging" in watcher.log(), "a pass that hangs")
+        ages.unlink(missing_ok=True)
+        began = time.monotonic()
+        watcher.send(signal.SIGTERM)
+        assert watcher.ended() == 0
+        assert time.monotonic() - began < 1.5
+    assert ages.exists()

@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from zlib import crc32
 
 import pytest
@@ -18,6 +20,7 @@ from sockwatch.observe.ages import Generation
 from sockwatch.poll.state_file import (
     HEADER_BYTES,
     SAVE_AFTER,
+    WAIT_FOR_OTHER,
     AgeFile,
     Remembered,
     Unusable,
@@ -187,6 +190,31 @@ def test_without_connections_nothing_is_written_but_their_end_once(
         written.append(path.exists())
         path.unlink(missing_ok=True)
     assert written == [False, True, True, False, True]
+
+
+def test_what_an_earlier_pass_left_does_not_replace_what_a_later_one_did(
+    file: AgeFile, path: Path
+) -> None:
+    """Two threads may save at the end."""
+    later = Remembered(Generation(), REMEMBERED.taken + 0.5)
+    file.save(later)
+    file.save(REMEMBERED)
+    assert reread(path) == later
+
+
+def test_a_save_that_hangs_holds_up_no_other_thread_for_long(file: AgeFile, path: Path) -> None:
+    beside = path.with_name("ages.new")
+    os.mkfifo(beside)
+    hanging = Thread(target=file.save, args=(REMEMBERED,))
+    hanging.start()
+    while not file._lock.locked():
+        time.sleep(0.001)
+    began = time.monotonic()
+    file.save(REMEMBERED)
+    assert time.monotonic() - began < 2 * WAIT_FOR_OTHER
+    beside.read_bytes()
+    hanging.join(5)
+    assert not hanging.is_alive()
 
 
 def test_no_file_is_no_news(path: Path, caplog: pytest.LogCaptureFixture) -> None:
