@@ -127,8 +127,8 @@ def _listener(endpoint: _Endpoint, rows: Sequence[Row], lent: tuple[int, ...]) -
 
 
 def _is_full(row: Row) -> bool:
-    """With a backlog of zero there is room for one."""
-    return bool(row.receive_queue) and (row.receive_queue or 0) >= (row.send_queue or 0)
+    """There is room for one more than the limit (sk_acceptq_is_full of `include/net/sock.h`)."""
+    return (row.receive_queue or 0) > (row.send_queue or 0)
 
 
 def _total(values: list[int | None]) -> int | None:

@@ -134,7 +134,7 @@ class Poller:
 
     def _adopt_config(self) -> None:
         config, old = self._next_config, self._config
-        if config is old:
+        if config == old:  # else a storm of SIGHUP would be one of passes, beyond the budget
             return
         self._config = config
         self._schedule.reconfigure(_intervals(config), config.cpu.budget)
@@ -226,7 +226,6 @@ def look_once(config: Config, sleep: Callable[[float], None] = time.sleep) -> Sn
 
 def _has_full_queue(view: NamespaceView) -> bool:
     return any(
-        one.full
-        or (one.limit is not None and max(one.queue or 0, one.half_open or 0) >= max(one.limit, 1))
+        one.full or (one.limit is not None and (one.half_open or 0) >= max(one.limit, 1))
         for one in view.listeners
     )

@@ -110,15 +110,16 @@ def test_a_pile_among_the_folded_services_is_not_blamed_on_one() -> None:
     ("queue", "limit", "expected"),
     [
         (127, 128, []),
-        (128, 128, ["accept_queue"]),
+        (128, 128, []),
         (129, 128, ["accept_queue"]),
         (0, 0, []),
         (1, 0, ["accept_queue"]),
+        (1, 1, []),
         (None, None, []),
         (None, 128, []),
     ],
 )
-def test_an_accept_queue_is_full_at_its_limit(
+def test_an_accept_queue_is_full_above_its_limit(
     queue: int | None, limit: int | None, expected: list[str]
 ) -> None:
     assert kinds(snapshot(listener(8080, queue=queue, limit=limit))) == expected
@@ -187,8 +188,8 @@ def test_a_full_syn_queue_is_judged_by_who_stands_in_it(
 def test_behind_a_full_accept_queue_nobody_can_move_on() -> None:
     """Then the application is slow, whatever the SYN queue looks like."""
     assert kinds(snapshot(knocked(17, 17, queue=17))) == ["accept_queue"]
-    assert kinds(snapshot(replace(knocked(17, 17, queue=3), peak=16))) == ["accept_queue"]
-    assert kinds(snapshot(replace(knocked(17, 17, queue=3), peak=15))) == ["syn_flood"]
+    assert kinds(snapshot(replace(knocked(17, 17, queue=3), peak=17))) == ["accept_queue"]
+    assert kinds(snapshot(replace(knocked(17, 17, queue=3), peak=16))) == ["syn_flood"]
 
 
 def test_a_syn_queue_of_which_nothing_is_known_is_not_judged() -> None:

@@ -38,9 +38,9 @@ def about_queues(view: NamespaceView) -> Iterator[Finding]:
 
 def _accept_queue(listener: Listener, limit: int, figures: Figures | None) -> Finding | None:
     queue, peak = listener.queue or 0, max(listener.queue or 0, listener.peak or 0)
-    if peak < max(limit, 1):
+    if peak <= limit:  # the kernel takes one more than the limit before it calls the queue full
         return _one_of_a_group(listener, queue, figures) if listener.full else None
-    is_full = queue >= limit
+    is_full = queue > limit
     return _of_listener(
         Kind.ACCEPT_QUEUE,
         listener,
