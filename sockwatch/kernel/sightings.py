@@ -18,10 +18,10 @@ class Sightings:
 
     def owners(self, inode: int) -> Owners | None:
         """Who holds a socket, `None` if nobody was seen to."""
-        for seen in (self._complete, self._round, self._search):
-            if inode in seen:
-                return seen[inode]
-        return None
+        if owners := self._complete.get(inode):
+            return owners
+        owners = self._round.get(inode) or self._search.get(inode)
+        return owners and owners.uncounted()
 
     def unseen(self, inodes: frozenset[int]) -> frozenset[int]:
         """Those of the sockets that nobody was seen to hold."""
@@ -46,7 +46,7 @@ class Sightings:
 
     def in_search(self, inode: int, process: Process) -> None:
         """Note that a search has found a process for a socket; others may share it."""
-        self._search[inode] = Owners.alone(process)
+        self._search[inode] = Owners.alone(process).uncounted()
 
 
 @dataclass(slots=True)

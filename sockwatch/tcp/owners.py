@@ -27,13 +27,17 @@ class Owners:
 
     processes: tuple[Process, ...]
     """The oldest first (of forked workers that is their parent), at most `PROCESSES_LIMIT`."""
-    count: int
-    """How many there are, those not in `processes` included."""
+    count: int | None
+    """How many there are, those not in `processes` included; `None` if not all were looked at."""
 
     @classmethod
     def alone(cls, process: Process) -> Owners:
         """A socket that one process holds."""
         return cls((process,), 1)
+
+    def uncounted(self) -> Owners:
+        """The same while there may be more of them."""
+        return Owners(self.processes, None)
 
     def joined_by(self, process: Process) -> Owners:
         """With one more process, which must be new.
@@ -46,7 +50,8 @@ class Owners:
         if self.processes[0].pid == INIT:
             return Owners.alone(process)
         ordered = sorted((*self.processes, process), key=_age)
-        return Owners(tuple(ordered[:PROCESSES_LIMIT]), self.count + 1)
+        count = None if self.count is None else self.count + 1
+        return Owners(tuple(ordered[:PROCESSES_LIMIT]), count)
 
 
 def _age(process: Process) -> tuple[float, int]:

@@ -84,6 +84,38 @@ def test_of_many_that_share_a_socket_the_oldest_are_named_and_all_counted(
     assert owners.count == len(many)
 
 
+def test_who_share_a_socket_are_counted_by_a_whole_round_only(
+    tree: ProcTree, finder: OwnerFinder
+) -> None:
+    for pid in (50, 51):
+        tree.start(pid, [7], cgroup="/app.service")
+    steps_until_found(finder, frozenset({7}), 7, 0)
+    counts = [finder.owners(7)]
+    finder.advance({7}, AMPLE, 0)
+    counts.append(finder.owners(7))
+    for pid in (50, 51):
+        tree.open(pid, 8)
+    for now in (1, REFRESH_AFTER):
+        finder.advance({7, 8}, AMPLE, now)
+        counts.append(finder.owners(8))
+    assert [owners and owners.count for owners in counts] == [None, 2, None, 2]
+    assert None not in counts
+
+
+def test_what_was_searched_out_beside_a_round_stays_uncounted_until_the_next() -> None:
+    processes, seen = [Process(pid, "app", 10.0) for pid in (50, 51)], Sightings()
+    seen.begin_round()
+    seen.in_search(7, processes[0])
+    seen.end_round()
+    assert seen.owners(7) == Owners((processes[0],), None)
+    seen.begin_round()
+    for process in processes:
+        seen.in_round(7, process)
+    assert seen.owners(7) == Owners((processes[0],), None)
+    seen.end_round()
+    assert seen.owners(7) == Owners(tuple(processes), 2)
+
+
 def test_systemd_owns_the_listener_that_it_activates_by_only_until_the_service_runs(
     tree: ProcTree, finder: OwnerFinder
 ) -> None:
@@ -326,7 +358,7 @@ def test_what_was_known_of_a_process_is_not_believed_of_the_next_with_its_id(
     tree.end(50)
     tree.start(50, [8], ticks=2000)
     finder.advance({7, 8}, AMPLE, 1)
-    assert finder.owners(8) == Owners((Process(50, "app", 20.0),), 1)
+    assert finder.owners(8) == Owners((Process(50, "app", 20.0),), None)
 
 
 def test_a_process_id_used_again_amid_the_visit_does_not_mix_two_processes(
