@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has seen enough
         status = _BROKEN_PIPE
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _NO_ROOM and not _is_read_only(sys.stdout.fileno()):
             raise
         status = _FAILED
         with suppress(OSError):  # both may go to the same file
@@ -103,6 +103,14 @@ def _run(argv: Sequence[str] | None) -> int:
         top.error("a command is missing")
     status: int = args.run(args)
     return status
+
+
+def _is_read_only(descriptor: int) -> bool:
+    try:
+        os.write(descriptor, b"")
+    except OSError as error:
+        return error.errno == errno.EBADF
+    return False
 
 
 def _open_missing_streams() -> None:

@@ -153,6 +153,19 @@ def test_a_full_disk_is_one_line(arguments: tuple[str, ...], env: Mapping[str, s
     assert (told.returncode, told.stderr) == (1, line)
 
 
+@pytest.mark.parametrize("env", BUFFERED.values(), ids=BUFFERED)
+@pytest.mark.parametrize("arguments", CHATTY, ids=" ".join)
+def test_an_output_that_can_only_be_read_is_one_line(
+    arguments: tuple[str, ...], env: Mapping[str, str]
+) -> None:
+    command = ["sh", "-c", '"$@" 1</dev/null', "sh", sys.executable, "-m", "sockwatch", *arguments]
+    told = subprocess.run(
+        command, env=env, stderr=subprocess.PIPE, timeout=30, check=False, text=True
+    )
+    line = "sockwatch: the output cannot be written: Bad file descriptor\n"
+    assert (told.returncode, told.stderr) == (1, line)
+
+
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize("arguments", CHATTY, ids=" ".join)
 def test_closed_streams_are_no_error(arguments: tuple[str, ...], closed: str) -> None:
