@@ -78,8 +78,8 @@ def unit_of(path: str) -> str:
 
 
 def _bounded(name: str) -> str:
-    """The name as text that UTF-8 can carry, and not too long for a label."""
-    text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""The name as text that UTF-8 can carry (`\xff`), and not too long for a label."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if len(text) <= UNIT_LENGTH:
         return text
     return f"{text[: UNIT_LENGTH - 9]}~{crc32(text.encode()):08x}"
