@@ -65,6 +65,7 @@ LEVELS = {
     "job": {"job"},
     "instance": {"job", "instance"},
     "service": {"direction", "port", "unit"},
+    "unit": {"direction", "unit"},
     "listener": {"address", "port", "unit"},
     "destination": {"destination"},
     "state": {"state"},
