@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from sockwatch.config import ConfigError, Layer, Origin, Problem
+from sockwatch.web.pem import at_path, read
 from sockwatch.web.tls import Tls, plain
 
 if TYPE_CHECKING:
     from sockwatch.web.config import Pem, TlsSettings
 
-_LARGEST: Final = 1 << 20
 _HEADS: Final = {"cert": "CERTIFICATE-----", "key": "PRIVATE KEY-----"}
 _WHY: Final = {
     "KEY_VALUES_MISMATCH": "the key is not the one of the certificate",
@@ -69,7 +66,7 @@ def _context(settings: TlsSettings) -> ssl.SSLContext:
 
 def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
     cert, key = _content(settings.cert, "cert"), _content(settings.key, "key")
-    with _path(cert) as cert_path, _path(key) as key_path:
+    with at_path(cert) as cert_path, at_path(key) as key_path:
         try:
             context.load_cert_chain(cert_path, key_path, _refuse_password)
         except ssl.SSLError as error:
@@ -78,7 +75,7 @@ def _load_own(context: ssl.SSLContext, settings: TlsSettings) -> None:
 
 
 def _load_authorities(context: ssl.SSLContext, settings: TlsSettings) -> None:
-    with _path(_content(settings.client_ca, "cert")) as path:
+    with at_path(_content(settings.client_ca, "cert")) as path:
         try:
             context.load_verify_locations(path)
         except ssl.SSLError as error:
@@ -95,20 +92,10 @@ def _content(pem: Pem, what: str) -> bytes:
 
 def _read(pem: Pem) -> bytes:
     try:
-        with open(pem.file, "rb") as file:  # noqa: PTH123  Path() would hide what was given
-            return file.read(_LARGEST)
+        return read(pem.file)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise _Unusable(f"{_where(pem)}: cannot be read: {why}") from error
-
-
-@contextmanager
-def _path(content: bytes) -> Iterator[str]:
-    """A path under which OpenSSL, which takes nothing else, finds this; never on a disk."""
-    with open(os.memfd_create("pem"), "wb") as file:  # noqa: PTH123
-        file.write(content)
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"
 
 
 def _refuse_password() -> NoReturn:

@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit
 import h11
 
 from sockwatch.config.addresses import Address
+from sockwatch.web.pem import at_path, read
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -74,8 +75,11 @@ def ask(url: str, target: str, ca_file: str | None = None) -> object:
 def _trust(ca_file: str | None) -> SSLContext:
     import ssl  # noqa: PLC0415  it takes long to load
 
+    if ca_file is None:
+        return ssl.create_default_context()
     try:
-        return ssl.create_default_context(cafile=ca_file)
+        with at_path(read(ca_file)) as path:
+            return ssl.create_default_context(cafile=path)
     except OSError as error:
         raise Unanswered(f"{ca_file} is no file of certificates ({_why(error)})") from error
 

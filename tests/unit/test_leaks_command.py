@@ -2,6 +2,7 @@
 (tests/kernel has real ones)."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -426,6 +427,29 @@ def test_a_file_that_is_none_of_certificates_is_named(
         file.write_text(content)
     assert main(["leaks", f"--url=https://{protected}", f"--ca-file={file}"]) == 1
     assert f"{file} is no file of certificates" in capsys.readouterr().err
+
+
+def test_a_pipe_may_give_the_certificates(
+    protected: str, authority: Authority, netrc: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the shell's <(...) does."""
+    knows(netrc)
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb") as pipe:
+        pipe.write(authority.cert.read_bytes())
+        pipe.close()
+        file = f"/dev/fd/{reader}"
+        assert main(["leaks", f"--url=https://{protected}", f"--ca-file={file}"]) == 1
+    assert "app.service leaks" in capsys.readouterr().out
+
+
+def test_nobody_waits_for_certificates_that_nobody_writes(
+    protected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipe = tmp_path / "ca.crt"
+    os.mkfifo(pipe)
+    assert main(["leaks", f"--url=https://{protected}", f"--ca-file={pipe}"]) == 1
+    assert f"{pipe} is no file of certificates" in capsys.readouterr().err
 
 
 # Wrong use

@@ -1,5 +1,6 @@
 """From settings to what TLS is served with: certificates that fit, and those that do not."""
 
+import os
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -123,6 +124,12 @@ def test_what_cannot_be_used_is_named(folder: Path, text: str, problem: str) -> 
     assert problem in told
     assert told.startswith(f"{folder}/web.yml: ")
     assert "\n" not in told
+
+
+def test_nobody_waits_for_a_certificate_that_nobody_writes(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.crt")
+    with pytest.raises(CertificateError, match=r"pipe\.crt: there is no `-----BEGIN"):
+        tls(folder, FILES.replace("server.crt", "pipe.crt"))
 
 
 def test_an_unreadable_key_leaves_no_file_open(authority: Authority, folder: Path) -> None:
