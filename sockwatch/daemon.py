@@ -158,6 +158,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGTERM, ended.set)
         loop.add_signal_handler(signal.SIGINT, ended.set)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])  # one may wait since the start
         sys.setswitchinterval(_YIELD_AFTER)
         await self._server.start(self._listeners, self._on_lost)
         for listener in self._listeners:

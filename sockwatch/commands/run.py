@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(args: argparse.Namespace) -> int:
     """Run until SIGTERM or SIGINT: 0; 1 if it cannot, or no longer; 2 if configured wrongly."""
+    # What is to be loaded anew may have been read already: the daemon takes it when it can.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
 
     def configuration() -> Config:
         return load(args, os.environ).config

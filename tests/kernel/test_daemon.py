@@ -675,6 +675,27 @@ def test_a_hangup_before_the_first_pass_does_not_make_it_ready(manager: Manager)
         assert watcher.get("/-/ready").status == 200
 
 
+HASTY: Final = """
+import os, signal, sys
+from sockwatch.__main__ import main
+from sockwatch.web import listen
+
+def hung_up(addresses, really=listen.open_sockets):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return really(addresses)
+
+listen.open_sockets = hung_up
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_hangup_during_the_start_is_not_forgotten() -> None:
+    with start(program=("-c", HASTY)) as watcher:
+        watcher.until(lambda: "configuration reloaded" in watcher.log(), "reloaded")
+        watcher.until_ready()
+        assert watcher.log().count("configuration reloaded") == 1
+
+
 def test_it_ends_in_time_even_while_a_pass_hangs() -> None:
     with start("--watch.interval=100ms", program=("-c", HANGING)) as watcher:
         watcher.until(lambda: "hanging" in watcher.log(), "a pass that hangs")
