@@ -208,7 +208,7 @@ ROWS: Final[dict[str, tuple[Entry, ...]]] = {
             "Version and source",
             8,
             f"sum by (instance, version, source) ({BUILD}"
-            f" * on (job, instance) group_left (source) {SOURCE})",
+            f" * ignoring (version, python_version, source) group_left (source) {SOURCE})",
             ("instance", "version", "source"),
             "instance",
             "With the source psutil there are no units, queues and kinds of unowned sockets.",

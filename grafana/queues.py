@@ -178,7 +178,7 @@ LIMITS: Final[tuple[Entry, ...]] = (
             "{{instance}} orphans": share(
                 pick("sockwatch_tcp_orphan_sockets"), pick("sockwatch_tcp_orphan_sockets_limit")
             ),
-            "{{instance}} memory": f"{pick('sockwatch_tcp_memory_bytes')} / on (job, instance)"
+            "{{instance}} memory": f"{pick('sockwatch_tcp_memory_bytes')} / ignoring (level)"
             f" ({MEMORY_LIMIT} > 0)",
         },
         "Of orphans the kernel makes itself rid from 25 % on, of memory it is sparing from about "

@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -162,14 +162,18 @@ def daemon(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @contextmanager
-def scraping(target: str, folder: Path, rules: list[str]) -> Iterator[Prometheus]:
-    """A Prometheus that has scraped the target several times."""
+def scraping(
+    target: str, folder: Path, rules: list[str], clusters: Sequence[str] = ("one",)
+) -> Iterator[Prometheus]:
+    """A Prometheus that has scraped the target several times, as one host in each cluster."""
     program = need_command("prometheus", "prometheus")
     address = f"127.0.0.1:{free_port()}"
     config = yaml.safe_load((RULES / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(RULES / file) for file in rules]
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = [target]
+    config["scrape_configs"][0]["static_configs"] = [
+        {"targets": [target], "labels": {"cluster": cluster}} for cluster in clusters
+    ]
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     options = {
         "config.file": folder / "prometheus.yml",
@@ -211,11 +215,12 @@ class Page(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def in_trouble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Yield a Prometheus of a host on which much is wrong."""
+    """Yield a Prometheus of two hosts of the same name on which much is wrong."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as page:
         Thread(target=page.serve_forever, daemon=True).start()
         address = f"127.0.0.1:{page.server_port}"
-        with scraping(address, tmp_path_factory.mktemp("prometheus"), rules=[]) as server:
+        folder = tmp_path_factory.mktemp("prometheus")
+        with scraping(address, folder, rules=[], clusters=("one", "two")) as server:
             yield server
         page.shutdown()
 

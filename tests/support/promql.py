@@ -52,8 +52,3 @@ def unknown(expression: str, recorded: Mapping[str, frozenset[str]] = NOTHING_RE
         strange |= {name} - known.keys() | matched(selector).keys() - own
         labels |= own
     return strange | grouped(expression) - labels
-
-
-def labels(selector: VectorSelector) -> frozenset[str]:
-    """Return the labels of the series of a metric, none where it is not known."""
-    return TARGET_LABELS | METRICS.get(str(selector.name), frozenset())

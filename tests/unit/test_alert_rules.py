@@ -420,6 +420,7 @@ def test_the_check_against_the_catalogue_finds_what_is_wrong(text: str, wrong: s
         ("sum without (instance) (up)", {"job"}),
         ("sum by (instance, port) (up)", {"instance"}),
         ("sum(up)", set()),
+        ("topk by (job) (3, sum by (instance) (up))", {"instance"}),
         ('absent(up{job="a", instance=~"b"})', {"job"}),
         ("rate(sockwatch_pass_failures_total[5m]) > 0", {"job", "instance", "pass", "cause"}),
         ("up and on (job) sockwatch_pass_failures_total", {"job", "instance"}),

@@ -16,6 +16,7 @@ import boards
 import promql
 import pytest
 import yaml
+from alerting.labels import KNOWN, labels_of
 from boards import Json
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import units
@@ -118,10 +119,7 @@ def test_legends_name_labels_that_the_query_keeps(board: Json) -> None:
     for query in boards.queries(board):
         text = boards.interpolate(query.expression, DURATIONS)
         named = set(re.findall(r"{{(\w+)}}", query.legend))
-        kept = promql.grouped(text) or {
-            label for found in promql.selectors(text) for label in promql.labels(found)
-        }
-        assert named <= kept, query
+        assert named <= labels_of(promql.nodes(text)[0], KNOWN), query
 
 
 # The rules of dashboard-linter (lint/rules.go), those for Loki left out

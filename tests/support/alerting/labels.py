@@ -31,6 +31,8 @@ Labels = frozenset[str]
 Known = Mapping[str, Labels]
 COMPARISONS: Final = {">", ">=", "<", "<=", "==", "!="}
 SETS: Final = {"and", "or", "unless"}
+CHOOSING: Final = {"topk", "bottomk"}
+"""Aggregations that keep series as they are."""
 EXPORTED: Final[Known] = {name: TARGET_LABELS | labels for name, labels in METRICS.items()}
 
 
@@ -75,6 +77,8 @@ def labels_of(node: Expr, known: Known) -> Labels:
 
 def _aggregated(node: AggregateExpr, known: Known) -> Labels:
     own = labels_of(node.expr, known)
+    if str(node.op) in CHOOSING:
+        return own
     if node.modifier is None:
         return frozenset()
     if node.modifier.type == AggModifierType.By:
