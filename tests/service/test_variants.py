@@ -132,6 +132,22 @@ def test_systemd_takes_a_drop_in_as_it_is_meant(plain: Machine, dropin: str) -> 
 # The port that systemd opens
 
 
+@pytest.mark.parametrize("dropins", [(), (SOCKET,)], ids=str)
+def test_a_listener_that_somebody_ended_is_opened_again(
+    plain: Machine, dropins: tuple[str, ...]
+) -> None:
+    enable(plain, *dropins)
+    plain.systemctl("start", "sockwatch")
+    plain.run("ss", "--kill", "--listening", "--tcp", "sport = :10077")
+    eventually(lambda: plain.show("sockwatch", "NRestarts") != "0", "a restart", 20)
+    eventually(
+        lambda: plain.show("sockwatch", "StatusText") == "reading sockets through netlink",
+        "another start",
+        20,
+    )
+    assert Metrics(plain.get(f"{URL}/metrics")).sum("sockwatch_passes_total") >= 1
+
+
 def test_the_first_scrape_starts_the_daemon(listening: Machine) -> None:
     assert listening.show("sockwatch.service", "ActiveState") == "inactive"
     assert "sockwatch_build_info" in listening.get(f"{URL}/metrics")
