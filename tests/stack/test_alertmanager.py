@@ -207,15 +207,28 @@ def test_a_notification_is_about_one_alert_of_one_service_on_all_its_hosts(
     hosts = [alert("FinWait2Leak", **APP, instance=f"web{number}:10077") for number in (1, 2)]
     others = [alert("FinWait2Leak", **{**APP, other: "1"}) for other in ("port", "unit")]
     send(alertmanager, hosts + others)
-    deadline = time.monotonic() + WITHIN
-    while len(found := groups(alertmanager)) < 3 and time.monotonic() < deadline:
-        time.sleep(0.1)
+    found = groups(alertmanager, "SockwatchFinWait2Leak", 3)
     assert sorted(len(group["alerts"]) for group in found) == [1, 1, 2]
     (common,) = (group["labels"] for group in found if len(group["alerts"]) == 2)
     assert common == {"alertname": "SockwatchFinWait2Leak", "port": "8080", "unit": "app.service"}
 
 
-def groups(server: Alertmanager) -> list[Any]:
-    name = "SockwatchFinWait2Leak"
-    found = api(server, "alerts/groups")
-    return [group for group in found if group["labels"].get("alertname") == name]
+def test_a_notification_is_about_one_destination_of_all_hosts(alertmanager: Alertmanager) -> None:
+    ends = [f"198.51.100.{number}:5432" for number in (7, 8)]
+    hosts = [f"web{number}:10077" for number in (1, 2)]
+    places = [{"destination": end, "instance": host} for end in ends for host in hosts]
+    send(alertmanager, [alert("SilentEnd", **WATCH, **place) for place in places])
+    found = groups(alertmanager, "SockwatchSilentEnd", len(ends))
+    told = {group["labels"].get("destination"): len(group["alerts"]) for group in found}
+    assert told == dict.fromkeys(ends, len(hosts))
+
+
+def groups(server: Alertmanager, name: str, number: int) -> list[Any]:
+    """Return the groups of an alert as soon as there are so many."""
+    deadline = time.monotonic() + WITHIN
+    while True:
+        found = api(server, "alerts/groups")
+        chosen = [group for group in found if group["labels"].get("alertname") == name]
+        if len(chosen) >= number or time.monotonic() > deadline:
+            return chosen
+        time.sleep(0.1)

@@ -173,7 +173,8 @@ def test_critical_holds_the_warning_of_the_same_service_back(told: Told) -> None
     assert {alert.labels["severity"] for alert in before} == {"critical"}
 
 
-def test_a_notification_is_about_one_service(told: Told) -> None:
+def test_a_notification_is_about_one_service_or_destination(told: Told) -> None:
+    by = ("alertname", "port", "unit", "destination")
     for alert in told.alerts:
-        own = {name: alert.labels.get(name) for name in ("alertname", "port", "unit")}
+        own = {name: alert.labels.get(name) for name in by}
         assert alert.group == {name: value for name, value in own.items() if value is not None}
