@@ -104,7 +104,7 @@ class Use(NamedTuple):
 
 def exported() -> Iterator[Metric]:
     """All families, with samples of each."""
-    own = own_families(Reloads(successful=True, success_time=0), HttpCounts(0, {"limit": 0}))
+    own = own_families(Reloads(successful=True, success_time=0), HttpCounts(0, {"limit": 0}), 0.02)
     return chain(families(EVERYTHING), own)
 
 

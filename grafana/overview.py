@@ -161,8 +161,11 @@ ROWS: Final[dict[str, tuple[Entry, ...]]] = {
         Graph(
             "CPU of passes",
             8,
-            {"{{instance}} {{pass}}": f"rate({PASS_CPU}[$__rate_interval])"},
-            "Share of one core. The budget is 2 % unless configured otherwise.",
+            {
+                "{{instance}} {{pass}}": f"rate({PASS_CPU}[$__rate_interval])",
+                "{{instance}} budget": pick("sockwatch_cpu_budget_ratio"),
+            },
+            "Share of one core, and what both passes together may take (cpu.budget).",
             units.PercentUnit,
         ),
         Graph(

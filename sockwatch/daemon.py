@@ -135,7 +135,7 @@ class Daemon:
     def _own_families(self) -> Iterable[Metric]:
         rejected = {reason.value: number for reason, number in self._server.rejected.items()}
         http = HttpCounts(self._server.requests_in_flight, rejected)
-        return own_families(self._all_reloads(), http)
+        return own_families(self._all_reloads(), http, self._config.cpu.budget)
 
     def _all_reloads(self) -> Reloads:
         """Good if both the configuration and the web configuration file were last loaded well."""

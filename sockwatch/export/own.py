@@ -25,8 +25,14 @@ class HttpCounts(NamedTuple):
     """By reason, every reason present."""
 
 
-def own_families(reloads: Reloads, http: HttpCounts) -> Iterator[Metric]:
-    """Configuration, HTTP and process metrics."""
+def own_families(reloads: Reloads, http: HttpCounts, budget: float) -> Iterator[Metric]:
+    """Configuration, HTTP and process metrics; the budget is a share of one core, 0 = none."""
+    if budget:
+        yield GaugeMetricFamily(
+            "sockwatch_cpu_budget_ratio",
+            "Share of one core that the passes may use (cpu.budget); absent without a limit.",
+            value=budget,
+        )
     yield GaugeMetricFamily(
         "sockwatch_config_last_reload_successful",
         "Whether the last attempt to load the configuration succeeded.",

@@ -444,6 +444,23 @@ def test_a_hangup_does_not_wait_for_the_pass_that_was_due(tmp_path: Path) -> Non
         assert time.monotonic() - began < 2
 
 
+def test_the_budget_that_is_told_is_the_one_of_now(tmp_path: Path) -> None:
+    file = tmp_path / "sockwatch.toml"
+    file.write_text("[cpu]\nbudget = 0.05\n")
+    with running(f"--config.file={file}") as watcher:
+
+        def budget() -> list[float]:
+            return watcher.metrics().values("sockwatch_cpu_budget_ratio")
+
+        assert budget() == [0.05]
+        file.write_text("[cpu]\nbudget = 0.1\n")
+        watcher.send(signal.SIGHUP)
+        watcher.until(lambda: budget() == [0.1], "the new budget")
+        file.write_text("[cpu]\nbudget = 0\n")
+        watcher.send(signal.SIGHUP)
+        watcher.until(lambda: budget() == [], "no budget")
+
+
 def test_flags_stay_above_the_file_when_it_is_loaded_again(tmp_path: Path) -> None:
     file = tmp_path / "sockwatch.toml"
     file.write_text(INTERVALS.format("300ms"))

@@ -202,7 +202,7 @@ class Page(BaseHTTPRequestHandler):
     """The metrics of a host of which everything is known."""
 
     def do_GET(self) -> None:
-        own = own_families(Reloads(True, 0), HttpCounts(0, {"limit": 0}))
+        own = own_families(Reloads(True, 0), HttpCounts(0, {"limit": 0}), 0.02)
         body = Exposition(lambda: own).render(EVERYTHING, Format.TEXT_0_0_4)
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", Format.TEXT_0_0_4)

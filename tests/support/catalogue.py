@@ -97,6 +97,7 @@ DESIGN: Final = {
 """As the design fixes it: a change here is a change of dashboards and alerts out there."""
 
 ADDED: Final = {
+    "sockwatch_cpu_budget_ratio": gauge(),
     "sockwatch_mptcp_connections": gauge("family state phase netns"),
     "sockwatch_tcp_kernel_held_oldest_age_seconds": gauge("state netns"),
     "sockwatch_tracking_sampling_ratio": gauge(),
@@ -107,7 +108,7 @@ CATALOGUE: Final = DESIGN | ADDED
 
 
 def _exported() -> Iterator[tuple[str, frozenset[str]]]:
-    own = own_families(Reloads(successful=True, success_time=0), HttpCounts(0, {"limit": 0}))
+    own = own_families(Reloads(successful=True, success_time=0), HttpCounts(0, {"limit": 0}), 0.02)
     for family in chain(families(EVERYTHING), own):
         for sample in family.samples:
             yield sample.name, frozenset(sample.labels)

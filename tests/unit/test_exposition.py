@@ -45,6 +45,7 @@ def own() -> list[Metric]:
     added = own_families(
         Reloads(successful=True, success_time=TAKEN - 3600),
         HttpCounts(in_flight=1, rejected={"connections": 4, "malformed": 0}),
+        budget=0.02,
     )
     return [family for family in added if not family.name.startswith("process_")]
 
@@ -99,7 +100,7 @@ def test_the_exposition_of_a_known_host_is_the_golden_one() -> None:
 @pytest.mark.parametrize("fmt", TEXT)
 def test_promtool_finds_nothing_to_blame(fmt: Format) -> None:
     promtool = need_command("promtool", "prometheus")
-    text = Exposition(lambda: own_families(Reloads(True, TAKEN), HttpCounts(0, {"limit": 0})))
+    text = Exposition(lambda: own_families(Reloads(True, TAKEN), HttpCounts(0, {"limit": 0}), 0))
     checked = subprocess.run(
         [promtool, "check", "metrics"],
         input=text.render(EVERYTHING, fmt),

@@ -39,7 +39,7 @@ QUIET: Final = HttpCounts(in_flight=0, rejected={"connections": 0})
 
 
 def everything(taken: Snapshot) -> Iterator[Metric]:
-    return chain(families(taken), own_families(LOADED, QUIET))
+    return chain(families(taken), own_families(LOADED, QUIET, 0.02))
 
 
 def samples(taken: Snapshot, name: str) -> dict[tuple[str, ...], float]:
@@ -257,10 +257,11 @@ def test_what_the_server_and_the_configuration_tell() -> None:
     http = HttpCounts(in_flight=3, rejected={"connections": 2, "malformed": 0})
     own = {
         (sample.name, *sample.labels.values()): sample.value
-        for family in own_families(Reloads(successful=False, success_time=TAKEN), http)
+        for family in own_families(Reloads(successful=False, success_time=TAKEN), http, 0.05)
         for sample in family.samples
     }
     assert {key: value for key, value in own.items() if key[0].startswith("sockwatch")} == {
+        ("sockwatch_cpu_budget_ratio",): 0.05,
         ("sockwatch_config_last_reload_successful",): 0,
         ("sockwatch_config_last_reload_success_timestamp_seconds",): TAKEN,
         ("sockwatch_http_requests_in_flight",): 3,
@@ -268,3 +269,9 @@ def test_what_the_server_and_the_configuration_tell() -> None:
         ("sockwatch_http_requests_rejected_total", "malformed"): 0,
     }
     assert own[("process_resident_memory_bytes",)] > 1e6
+
+
+def test_without_a_limit_there_is_no_budget_to_tell() -> None:
+    names = {family.name for family in own_families(LOADED, QUIET, 0)}
+    assert "sockwatch_cpu_budget_ratio" not in names
+    assert "sockwatch_config_last_reload_successful" in names

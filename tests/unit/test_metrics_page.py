@@ -84,7 +84,9 @@ def test_a_page_edited_by_hand_is_told_and_mended(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted({*map(whole, DESIGN)}))
 def test_a_metric_of_the_design_is_exported_golden_told_and_used(name: str) -> None:
-    own = own_families(Reloads(successful=True, success_time=1.0), HttpCounts(0, {"limit": 0}))
+    own = own_families(
+        Reloads(successful=True, success_time=1.0), HttpCounts(0, {"limit": 0}), 0.02
+    )
     page = Exposition(lambda: own).render(EVERYTHING, Format.TEXT_0_0_4).decode()
     assert name in exposed(page)
     # What a process uses is another number every time.

@@ -115,7 +115,8 @@ def host() -> Snapshot:
 
 def page() -> bytes:
     """Its metrics, as the exporter writes them."""
-    own = [*own_families(Reloads(successful=True, success_time=0), HttpCounts(1, {"malformed": 0}))]
+    loaded, served = Reloads(successful=True, success_time=0), HttpCounts(1, {"malformed": 0})
+    own = [*own_families(loaded, served, 0.02)]
     return Exposition(lambda: own).render(host(), Format.TEXT_0_0_4)
 
 

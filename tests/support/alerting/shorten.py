@@ -50,8 +50,6 @@ def _expression(rule: Rule, factor: float) -> str:
     record, expression = rule.get("record", ""), str(rule["expr"])
     if record.endswith("_seconds:threshold"):
         return f"{float(expression) / factor}"
-    if record == "sockwatch:pass_cpu_ratio:threshold":
-        return f"{float(expression) * factor}"
     return _IN_EXPRESSION.sub(lambda found: divided(found[0], factor), expression)
 
 
