@@ -168,7 +168,8 @@ def _bounds(sizes: list[int]) -> Iterator[Bound]:
 def _bounds_of_load(found: Load) -> Iterator[Bound]:
     asked = f"{ASKED} requests per second on {CLIENTS} connections"
     ratio = found.pass_cpu_loaded / found.pass_cpu_alone
-    yield Bound(f"{asked}: not answered", 100 * (1 - found.rate / ASKED), "%", NOT_ANSWERED)
+    unanswered = max(0.0, 1 - found.rate / ASKED)
+    yield Bound(f"{asked}: not answered", 100 * unanswered, "%", NOT_ANSWERED)
     yield Bound(f"{asked}: CPU of a watch pass, as a multiple", ratio, "x", 1.1)
 
 
