@@ -36,10 +36,11 @@ them before printing.
         unowned    {kind: count}; null where the source cannot know
         services   [{direction, port, unit, states: {state: count}}], states without any left out
         folded     number of services folded into "other"
-        listeners  [{family, address, port, unit, sockets, queue, limit, peak, half_open,
-                   half_open_resent, drops, processes: [{pid, name, started_seconds}]}]; the limit
-                   is that of both queues; resent are those half-open ones whose SYN+ACK was sent
-                   again; processes as far as known, the oldest first, started after boot
+        listeners  [{family, address, port, unit, sockets, full, queue, limit, peak, half_open,
+                   half_open_resent, drops, processes: [{pid, name, started_seconds}]}]; full are
+                   those sockets whose own accept queue is, null if unknown; the limit is that of
+                   both queues; resent are those half-open ones whose SYN+ACK was sent again;
+                   processes as far as known, the oldest first, started after boot
         destinations
                    as of the last census, null before the first:
             ports            ephemeral ports there are
@@ -229,6 +230,7 @@ def _listener(listener: Listener) -> Document:
         "port": str(listener.port),
         "unit": listener.unit,
         "sockets": listener.sockets,
+        "full": None if listener.queue is None else listener.full,
         "queue": listener.queue,
         "limit": listener.limit,
         "peak": listener.peak,

@@ -53,7 +53,7 @@ class Listener:
     limit: int | None
     """min(backlog, somaxconn), summed over the sockets."""
     full: int = 0
-    """Sockets whose own queue is at its limit; room in that of another is no help to a client."""
+    """Sockets whose own queue is above its limit; room in that of another helps no client."""
     peak: int | None = 0
     """The highest `queue` of the last minute."""
     half_open: int | None = 0

@@ -50,7 +50,7 @@ def only_namespace(taken: Snapshot) -> dict[str, Any]:
 LEAKING: Final = snapshot(
     service(8080, "app.service", established=120, close_wait=412, time_wait=0),
     outbound(5432, "app.service", established=9),
-    listener(8080, "app.service", queue=129, limit=128, sockets=2),
+    replace(listener(8080, "app.service", queue=129, limit=128, sockets=2), full=1),
     ipv6={State.CLOSE_WAIT: 12},
     unowned={Unowned.ORPHAN: 3},
     folded=7,
@@ -128,6 +128,7 @@ def test_a_leaking_host() -> None:
                 "port": "8080",
                 "unit": "app.service",
                 "sockets": 2,
+                "full": 1,
                 "queue": 129,
                 "limit": 128,
                 "peak": 0,
@@ -231,7 +232,7 @@ def test_what_the_source_cannot_know_is_null() -> None:
         snapshot(listener(80, queue=None, limit=None), unowned=None, source=PSUTIL)
     )
     assert view["unowned"] is None
-    assert (view["listeners"][0]["queue"], view["listeners"][0]["limit"]) == (None, None)
+    assert [view["listeners"][0][key] for key in ("full", "queue", "limit")] == [None] * 3
 
 
 def test_what_was_never_measured_is_null_and_not_zero() -> None:
