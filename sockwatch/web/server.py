@@ -54,10 +54,6 @@ RETRY_ACCEPT: Final = 1.0
 _LOG: Final = logging.getLogger(__name__)
 
 
-def _ignore(_: socket.socket) -> None:
-    pass
-
-
 class Server:
     """Serves an ASGI application on listening sockets, on the event loop it is started on.
 
@@ -82,7 +78,7 @@ class Server:
         self._config = _uvicorn_config(app)
         self._state = ServerState()
         self._listeners: list[socket.socket] = []
-        self._lost: Lost = _ignore
+        self._lost: Lost
         self._lobby = Lobby(
             self.limits.handshake if tls else self.limits.request, self._heard, self._too_silent
         )
@@ -101,7 +97,7 @@ class Server:
         """Connections open now; may be read from any thread."""
         return len(self._lobby) + len(self._connections)
 
-    async def start(self, listeners: Sequence[socket.socket], lost: Lost = _ignore) -> None:
+    async def start(self, listeners: Sequence[socket.socket], lost: Lost) -> None:
         """Accept connections.
 
         Args:

@@ -32,8 +32,6 @@ SETTLE: Final = 12.0
 class Memory(NamedTuple):
     """Resident bytes of the daemon."""
 
-    population: str
-    sockets: int
     idle: int
     loaded: int
 
@@ -46,7 +44,6 @@ class Memory(NamedTuple):
 class Latency(NamedTuple):
     """Seconds that scrapes took."""
 
-    scrapes: int
     median: float
     p99: float
 
@@ -62,8 +59,8 @@ def under(mixture: Mixture, sockets: int, *flags: str) -> tuple[Memory, Latency]
         idle = daemon.resident_bytes()
         populate(namespace, mixture, sockets)
         taken = scrape_for(namespace, daemon, SETTLE)
-        memory = Memory(mixture.name, sockets, idle, daemon.resident_bytes())
-        return memory, Latency(len(taken), median(taken), quantiles(taken, n=100)[98])
+        memory = Memory(idle, daemon.resident_bytes())
+        return memory, Latency(median(taken), quantiles(taken, n=100)[98])
 
 
 def connect(namespace: Namespace, daemon: Daemon) -> http.client.HTTPConnection:
@@ -98,7 +95,6 @@ def scrape_for(
 class Load(NamedTuple):
     """What 500 requests per second do to the passes."""
 
-    requests: int
     rate: float
     """Per second, as achieved."""
     pass_cpu_alone: float
@@ -118,7 +114,7 @@ def load(sockets: int, mixture: Mixture, seconds: float = 10.0) -> Load:
         alone = _pass_cost(daemon, lambda: time.sleep(seconds))
         done: list[int] = []
         loaded = _pass_cost(daemon, lambda: done.append(_storm(namespace, daemon, seconds)))
-        return Load(done[0], done[0] / seconds, alone, loaded)
+        return Load(done[0] / seconds, alone, loaded)
 
 
 def _pass_cost(daemon: Daemon, meanwhile: Callable[[], object]) -> float:

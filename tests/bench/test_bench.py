@@ -81,10 +81,10 @@ def daemon_measures(
     loaded: float = 1.1,
 ) -> None:
     """Have the daemon take just what it may, or more of one thing."""
-    memory, latency = Memory("any", 1, 0, int(growth)), Latency(100, median, p99)
+    memory, latency = Memory(0, int(growth)), Latency(median, p99)
     monkeypatch.setattr(bench, "rendering", lambda _: {"new": rendering})
     monkeypatch.setattr(bench, "under", lambda *_: (memory, latency))
-    monkeypatch.setattr(bench, "load", lambda *_: Load(5_000, rate, 1.0, loaded))
+    monkeypatch.setattr(bench, "load", lambda *_: Load(rate, 1.0, loaded))
 
 
 def test_a_daemon_within_all_bounds_has_no_problems(monkeypatch: pytest.MonkeyPatch) -> None:

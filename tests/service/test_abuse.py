@@ -260,7 +260,7 @@ def test_who_guesses_gets_few_tries(secured: Victim) -> None:
     began, answers = time.monotonic(), Counter[int]()
     while not answers[429] and time.monotonic() < began + 60.0:
         answers[status_of(guess(secured.target, "prometheus", str(sum(answers.values()))))] += 1
-    assert answers[429]
+    assert {429} <= answers.keys() <= {401, 429}
     # What one costs is measured with that of others on the machine; a half of it is safe to assume.
     affordable = CLIENT_BURST + CLIENT_SHARE * (time.monotonic() - began)
     assert answers[401] <= 1 + affordable / (check_seconds() / 2)
